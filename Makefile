@@ -1,0 +1,34 @@
+# `make demo` and `make test` install what they need into .venv by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?=
+OUT ?= demo_output
+ARGS ?=
+
+.PHONY: demo test lint format clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gandl needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[io,plot,progress,hub]' --group dev
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py --out $(OUT) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m numpydoc lint $$(git ls-files 'gandl/*.py')
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv demo_output build dist

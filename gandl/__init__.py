@@ -1,0 +1,29 @@
+"""Embeddings of microscopy images, learned without labels, for scikit-learn."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gandl.featurizer import GANDLFeaturizer
+    from gandl.images import ImageCollection
+
+__version__ = "0.1.0.dev0"
+__all__ = ["GANDLFeaturizer", "ImageCollection", "__version__"]
+
+# Loaded on first use: `import gandl` and work on tables never import torch.
+_MODULE_OF = {
+    "GANDLFeaturizer": "gandl.featurizer",
+    "ImageCollection": "gandl.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module 'gandl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
