@@ -1,0 +1,13 @@
+"""Images as scikit-learn takes them: lazy, sliceable, picklable."""
+
+from gandl.images._collection import ImageCollection
+from gandl.images._intensity import image_range, percentile_range, scale_intensity
+from gandl.images._readers import read_image
+
+__all__ = [
+    "ImageCollection",
+    "image_range",
+    "percentile_range",
+    "read_image",
+    "scale_intensity",
+]

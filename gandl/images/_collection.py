@@ -1,0 +1,499 @@
+"""Making collections of images, and views of them."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gandl.images._intensity import (
+    HIGH,
+    LOW,
+    MAX_IMAGES,
+    check_images,
+    range_of_rows,
+    spaced,
+)
+from gandl.images._layouts import FileTable, list_folder, list_table
+from gandl.images._readers import BYTE_LIMIT
+from gandl.images._sources import FileSource, Source, array_source
+from gandl.images._view import ImageView
+
+
+class ImageCollection(ImageView):
+    """Immutable, lazy view of a table of images of one shape and type.
+
+    A collection behaves like an array of shape (n, C, H, W) whose pixels stay on
+    disk until they are asked for, with a table of metadata beside it. Indexing it
+    with a slice, integers or a mask gives another collection and reads nothing, so
+    that scikit-learn's splitters, searches and caches take it as they take an
+    array. It pickles as a reference to its files, in kilobytes.
+
+    Collections are made by :meth:`from_folder`, :meth:`from_table` or
+    :meth:`from_array`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(n, C, H, W)``: images, channels, rows and columns of pixels.
+    ndim : int
+        Always 4.
+    dtype : numpy.dtype
+        The number type of the files.
+    channels : tuple of str
+        The names of the channels.
+    metadata : pandas.DataFrame
+        One row an image, numbered 0 to n - 1. A copy.
+    nbytes : int
+        The size in bytes of the array of all images.
+    byte_limit : int
+        The size in bytes above which the collection refuses to become an array.
+    intensity_range : ndarray of shape (n, C, 2) or None
+        The ranges given by :meth:`with_intensity_range`.
+
+    Notes
+    -----
+    Shape and type are those of the first image; every other file is checked when
+    it is read. Sizes and modification times of all files are taken note of when
+    the collection is made: they are part of its pickle and its ``joblib.hash``,
+    and a file that changed afterwards is refused.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.images import ImageCollection
+    >>> images = np.zeros((4, 2, 8, 8), dtype="uint16")
+    >>> plates = {"plate": ["p1", "p1", "p2", "p2"]}
+    >>> X = ImageCollection.from_array(
+    ...     images, channels=["dna", "actin"], metadata=plates
+    ... )
+    >>> X
+    ImageCollection(4 images, channels: dna, actin, 8 x 8 pixels, uint16, 2 plates)
+    >>> X[1:].shape
+    (3, 2, 8, 8)
+    >>> X[0].shape
+    (2, 8, 8)
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def from_array(
+        cls,
+        images: Any,
+        *,
+        channels: Sequence[str] | None = None,
+        metadata: Any = None,
+        byte_limit: int = BYTE_LIMIT,
+    ) -> ImageCollection:
+        """Make a collection of the images in an array.
+
+        Parameters
+        ----------
+        images : array-like or memmap of shape (n, C, H, W)
+            The images, of any real number type. They are neither copied nor cast,
+            and must not be written to afterwards. A memmap stays on disk: it
+            pickles as a reference to its file.
+        channels : sequence of str of length C, default=None
+            The names of the channels; by default "channel_0", "channel_1", ...
+        metadata : DataFrame or mapping of columns, default=None
+            One row an image. Its index is dropped.
+        byte_limit : int, default=4 GiB
+            The size above which the collection refuses to become one array.
+
+        Returns
+        -------
+        ImageCollection
+            A collection of n images.
+
+        Raises
+        ------
+        ValueError
+            If the array is not of four dimensions and real numbers, or the names
+            or the metadata do not fit it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from gandl.images import ImageCollection
+        >>> ImageCollection.from_array(np.zeros((4, 1, 8, 8)))
+        ImageCollection(4 images, channels: channel_0, 8 x 8 pixels, float64)
+        """
+        images = check_images(images)
+        source = array_source(np.asanyarray(images))
+        if metadata is None:
+            metadata = pd.DataFrame(index=pd.RangeIndex(len(images)))
+        return cls._from_source(source, channels, pd.DataFrame(metadata), byte_limit)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: pd.DataFrame,
+        *,
+        path: str | Sequence[str] | Mapping[str, str] = "path",
+        root: str | os.PathLike[str] | None = None,
+        channels: Sequence[str] | None = None,
+        byte_limit: int = BYTE_LIMIT,
+    ) -> ImageCollection:
+        """Make a collection of the files named in a table.
+
+        Parameters
+        ----------
+        table : DataFrame
+            One row an image. Its columns other than the paths become the metadata.
+        path : str, list of str or mapping of str to str, default="path"
+            The column of paths to files that hold all channels; or, with one file a
+            channel, the columns of paths, or a mapping from channel to column.
+        root : str or path-like, default=None
+            The folder that relative paths start from; the working directory by
+            default.
+        channels : sequence of str of length C, default=None
+            The names of the channels. By default those of the mapping or of the
+            columns, or "channel_0", "channel_1", ... for files that hold all.
+        byte_limit : int, default=4 GiB
+            The size above which the collection refuses to become one array, and a
+            file to be read.
+
+        Returns
+        -------
+        ImageCollection
+            A collection with the rows of the table, in their order.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If the table is empty, lacks a column or a path, or its first file
+            cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import tifffile
+        >>> from gandl.images import ImageCollection
+        >>> table = pd.DataFrame({"file": ["a.tif", "b.tif"], "dose": [0.0, 0.3]})
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name in table["file"]:
+        ...         tifffile.imwrite(f"{root}/{name}", np.zeros((8, 8), "uint16"))
+        ...     X = ImageCollection.from_table(table, path="file", root=root)
+        >>> X
+        ImageCollection(2 images, channels: channel_0, 8 x 8 pixels, uint16)
+        >>> list(X.metadata)
+        ['dose']
+        """
+        files = list_table(table, path, root, channels)
+        return cls._from_files(files, byte_limit)
+
+    @classmethod
+    def from_folder(
+        cls,
+        root: str | os.PathLike[str],
+        pattern: str,
+        *,
+        channels: Sequence[str] | Mapping[str, str] | None = None,
+        byte_limit: int = BYTE_LIMIT,
+    ) -> ImageCollection:
+        """Make a collection of the files in a folder whose names fit a pattern.
+
+        Parameters
+        ----------
+        root : str or path-like
+            The folder.
+        pattern : str
+            The path of a file below the folder, with "/" between folders and fields
+            in braces, such as ``"{plate}/{well}_s{site}_w{channel}.tif"``. A field
+            stands for one or more characters of one name (as many as fit), and a
+            repeated field for the same text again. Fields become columns of the
+            metadata, always of strings. The files that differ in ``{channel}``
+            alone make one image.
+        channels : sequence of str or mapping of str to str, default=None
+            With a ``{channel}`` field, the values of it to use, in this order, or a
+            mapping from its values to the names of the channels; by default all.
+            Without, the names of the channels in each file.
+        byte_limit : int, default=4 GiB
+            The size above which the collection refuses to become one array, and a
+            file to be read.
+
+        Returns
+        -------
+        ImageCollection
+            A collection sorted by the fields in the order of the pattern, numbers
+            in them by value. Files that do not fit the pattern are left out.
+
+        Raises
+        ------
+        FileNotFoundError
+            If an image lacks the file of a channel.
+        ValueError
+            If the pattern is invalid, or fits no file; the message shows some.
+
+        Examples
+        --------
+        >>> import os
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import tifffile
+        >>> from gandl.images import ImageCollection
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     os.mkdir(f"{root}/p1")
+        ...     for name in ["A01_dna", "A01_actin", "A02_dna", "A02_actin"]:
+        ...         tifffile.imwrite(f"{root}/p1/{name}.tif", np.zeros((8, 8), "uint8"))
+        ...     X = ImageCollection.from_folder(root, "{plate}/{well}_{channel}.tif")
+        >>> X
+        ImageCollection(2 images, channels: actin, dna, 8 x 8 pixels, uint8, 1 plate)
+        >>> X.metadata
+          plate well
+        0    p1  A01
+        1    p1  A02
+        """
+        files = list_folder(root, pattern, channels)
+        return cls._from_files(files, byte_limit)
+
+    @classmethod
+    def _from_files(cls, files: FileTable, byte_limit: int) -> ImageCollection:
+        source = FileSource.from_paths(files.paths, byte_limit)
+        return cls._from_source(source, files.channels, files.metadata, byte_limit)
+
+    @classmethod
+    def _from_source(
+        cls,
+        source: Source,
+        channels: Sequence[str] | None,
+        metadata: pd.DataFrame,
+        byte_limit: int,
+    ) -> ImageCollection:
+        n, n_channels, height, width = source.shape
+        if len(metadata) != n:
+            raise ValueError(f"The metadata has {len(metadata)} rows for {n} images.")
+        return cls._new(
+            _byte_limit=operator.index(byte_limit),
+            _channels=_channel_names(channels, n_channels),
+            _group_of=None,
+            _group_ranges=None,
+            _metadata=metadata.reset_index(drop=True),
+            _offsets=None,
+            _picks=list(range(n_channels)),
+            _rows=np.arange(n),
+            _size=(height, width),
+            _source=source,
+        )
+
+    def select(self, query: str) -> ImageCollection:
+        """Select the images whose metadata fulfil a condition.
+
+        Parameters
+        ----------
+        query : str
+            The condition, as :meth:`pandas.DataFrame.query` takes it.
+
+        Returns
+        -------
+        ImageCollection
+            A view; nothing is read.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from gandl.images import ImageCollection
+        >>> X = ImageCollection.from_array(
+        ...     np.zeros((3, 1, 8, 8)), metadata={"dose": [0.0, 0.3, 1.0]}
+        ... )
+        >>> len(X.select("dose > 0"))
+        2
+        """
+        return self._take(self._metadata.query(query).index.to_numpy())
+
+    def tile(
+        self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None
+    ) -> ImageCollection:
+        """Cut every image into tiles of one size that cover it.
+
+        Parameters
+        ----------
+        size : int or tuple of int
+            Height and width of a tile in pixels.
+        stride : int or tuple of int, default=None
+            The largest step from one tile to the next in pixels, at most the size,
+            which is the default. Tiles are evenly spaced from edge to edge: they
+            overlap where the steps do not divide the image.
+
+        Returns
+        -------
+        ImageCollection
+            A view with one row a tile, tiles of one image side by side, row by row.
+            Its metadata gains the columns "tile_y" and "tile_x": the place of the
+            tile's first pixel in the file. Nothing is read.
+
+        Raises
+        ------
+        ValueError
+            If the size exceeds the image, or the stride the size.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from gandl.images import ImageCollection
+        >>> X = ImageCollection.from_array(np.zeros((2, 1, 8, 10))).tile(4)
+        >>> X.shape
+        (12, 1, 4, 4)
+        >>> X.metadata["tile_x"].unique()
+        array([0, 3, 6])
+        """
+        sizes, strides = _pair(size), _pair(size if stride is None else stride)
+        y, x = (
+            _tile_offsets(*lengths)
+            for lengths in zip(self._size, sizes, strides, strict=True)
+        )
+        grid = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+        offsets = np.tile(grid, (len(self), 1))
+        positions = np.repeat(np.arange(len(self)), len(grid))
+        if self._offsets is not None:
+            offsets += self._offsets[positions]
+        elif {"tile_y", "tile_x"} & set(self._metadata.columns):
+            raise ValueError(
+                "The metadata has a column 'tile_y' or 'tile_x' already: rename it."
+            )
+        tiles = self._take(positions, _offsets=offsets, _size=sizes)
+        metadata = tiles._metadata.assign(tile_y=offsets[:, 0], tile_x=offsets[:, 1])
+        return tiles._replace(_metadata=metadata)
+
+    def with_channels(self, names: str | Sequence[str]) -> ImageCollection:
+        """Choose channels by name.
+
+        Parameters
+        ----------
+        names : str or sequence of str
+            The channels to keep, in the order wanted.
+
+        Returns
+        -------
+        ImageCollection
+            A view; with one file a channel, the files of the others are not read.
+
+        Raises
+        ------
+        ValueError
+            If there is no such channel, or one is named twice.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from gandl.images import ImageCollection
+        >>> X = ImageCollection.from_array(np.zeros((3, 2, 8, 8)))
+        >>> X.with_channels(["channel_1"]).shape
+        (3, 1, 8, 8)
+        """
+        names = (names,) if isinstance(names, str) else tuple(names)
+        unknown = [name for name in names if name not in self._channels]
+        if unknown or not names:
+            raise ValueError(
+                f"No such channels: {unknown}. Choose from {list(self._channels)}."
+            )
+        places = [self._channels.index(name) for name in names]
+        ranges = self._group_ranges
+        return self._replace(
+            _channels=_channel_names(names, len(names)),
+            _picks=[self._picks[place] for place in places],
+            _group_ranges=None if ranges is None else ranges[:, places],
+        )
+
+    def with_intensity_range(
+        self,
+        by: str | Sequence[str] | None = "plate",
+        *,
+        low: float = LOW,
+        high: float = HIGH,
+        max_images: int = MAX_IMAGES,
+    ) -> ImageCollection:
+        """Attach to each image the intensity range of the group it belongs to.
+
+        The ranges are computed here, once, from images of this collection. They stay
+        with their images in every view and in pickles, so that what is made of an
+        image later depends on that image alone.
+
+        Parameters
+        ----------
+        by : str, list of str or None, default="plate"
+            The column or columns of the metadata whose values make the groups. None
+            makes one group of all images.
+        low, high : float, default=0.1, 99.9
+            The percentiles of each channel over the group.
+        max_images : int, default=512
+            How many evenly spaced images of each group are read.
+
+        Returns
+        -------
+        ImageCollection
+            A view with :attr:`intensity_range`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, or an image contains NaN or infinity.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from gandl.images import ImageCollection
+        >>> images = np.arange(32.0).reshape(2, 1, 4, 4)
+        >>> X = ImageCollection.from_array(images, metadata={"plate": ["p1", "p2"]})
+        >>> X = X.with_intensity_range("plate", low=0, high=100)
+        >>> X.intensity_range[:, 0]
+        array([[ 0., 15.],
+               [16., 31.]])
+        """
+        group_of = self._groups(by)
+        if not len(self):
+            raise ValueError("No images to take an intensity range from.")
+        ranges = []
+        for group in range(int(group_of.max()) + 1):
+            rows = spaced(np.flatnonzero(group_of == group), max_images)
+            ranges.append(range_of_rows(self, rows, low=low, high=high))
+        return self._replace(_group_of=group_of, _group_ranges=np.stack(ranges))
+
+    def _groups(self, by: str | Sequence[str] | None) -> np.ndarray:
+        if by is None:
+            return np.zeros(len(self), dtype=np.intp)
+        columns = [by] if isinstance(by, str) else list(by)
+        unknown = [name for name in columns if name not in self._metadata.columns]
+        if unknown or not columns:
+            raise ValueError(
+                f"The metadata has no columns {unknown}; it has "
+                f"{list(self._metadata.columns)}. Choose `by` among these, or None for "
+                "one range of all images."
+            )
+        groups = self._metadata.groupby(columns, dropna=False, observed=True)
+        return groups.ngroup().to_numpy(dtype=np.intp)
+
+
+def _channel_names(channels: Sequence[str] | None, n: int) -> tuple[str, ...]:
+    if channels is None:
+        return tuple(f"channel_{k}" for k in range(n))
+    names = (channels,) if isinstance(channels, str) else tuple(channels)
+    if len(names) != n or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`channels` must be {n} strings, got {names}.")
+    if len(set(names)) < n:
+        raise ValueError(f"Channels must have different names, got {names}.")
+    return names
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = value if isinstance(value, tuple) else (value, value)
+    return operator.index(height), operator.index(width)
+
+
+def _tile_offsets(length: int, size: int, stride: int) -> np.ndarray:
+    if not 1 <= size <= length or not 1 <= stride <= size:
+        raise ValueError(
+            "Tiles need 1 <= stride <= size <= image, in pixels, got "
+            f"{stride=}, {size=} and an image of {length}."
+        )
+    n_steps = -(-(length - size) // stride)
+    return np.arange(n_steps + 1) * (length - size) // max(n_steps, 1)

@@ -1,0 +1,209 @@
+"""Tables and folders of image files -> paths, channels and metadata."""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+_FIELD = re.compile(r"[A-Za-z_]\w*")
+_N_EXAMPLES = 3
+
+
+class FileTable(NamedTuple):
+    paths: np.ndarray  # (n, 1), or (n, C) with one file a channel
+    channels: tuple[str, ...] | None
+    metadata: pd.DataFrame
+
+
+def list_table(
+    table: pd.DataFrame,
+    path: str | Sequence[str] | Mapping[str, str],
+    root: str | os.PathLike[str] | None,
+    channels: Sequence[str] | None,
+) -> FileTable:
+    columns = [path] if isinstance(path, str) else list(path)
+    if isinstance(path, Mapping):
+        if channels is not None:
+            raise ValueError(
+                "`path` as a mapping names the channels: leave out `channels`."
+            )
+        channels, columns = list(path), list(path.values())
+    elif not isinstance(path, str) and channels is None:
+        channels = columns
+    _check_table(table, columns)
+    # Worker processes may have another working directory: absolute paths.
+    folder = os.path.abspath("" if root is None else os.fsdecode(root))
+    paths = np.empty((len(table), len(columns)), dtype=object)
+    for k, column in enumerate(columns):
+        paths[:, k] = [
+            os.path.normpath(os.path.join(folder, os.fsdecode(name)))
+            for name in table[column]
+        ]
+    names = None if channels is None else tuple(channels)
+    return FileTable(paths, names, table.drop(columns=columns))
+
+
+def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"`table` must be a pandas DataFrame, got {type(table)}.")
+    if not table.columns.is_unique:
+        raise ValueError("The table has several columns of one name.")
+    unknown = [name for name in columns if name not in table.columns]
+    if unknown or not columns:
+        raise ValueError(
+            f"The table has no columns {unknown}; it has {list(table.columns)}. Name "
+            "the column of paths with `path`."
+        )
+    if not len(table):
+        raise ValueError("The table has no rows.")
+    for name in columns:
+        missing = np.flatnonzero(table[name].isna())
+        if len(missing):
+            raise ValueError(
+                f"Row {missing[0]} of the table has no path in column {name!r} "
+                f"({len(missing)} such rows). Fill them in or drop them."
+            )
+
+
+# What is found in the folder, without opening a file.
+def list_folder(
+    root: str | os.PathLike[str],
+    pattern: str,
+    channels: Sequence[str] | Mapping[str, str] | None,
+) -> FileTable:
+    root = os.path.abspath(os.fsdecode(root))
+    fields = _field_names(pattern)
+    found = _matching_files(root, pattern)
+    if "channel" in fields:
+        return _group_channels(root, pattern, fields, found, channels)
+    if isinstance(channels, Mapping):
+        raise ValueError(
+            f"A mapping of channels needs the field {{channel}} in the pattern, got "
+            f"{pattern!r}."
+        )
+    found.sort(key=lambda values: [natural_key(values[f]) for f in fields])
+    paths = [[_path(root, pattern, values)] for values in found]
+    names = None if channels is None else tuple(channels)
+    return FileTable(np.array(paths, dtype=object), names, _columns(found, fields))
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    # Numbers by value: "s2" before "s10". Odd places are digits, even ones are not.
+    parts = re.split(r"(\d+)", text)
+    return [int(p) if k % 2 else p for k, p in enumerate(parts)], text
+
+
+def _field_names(pattern: str) -> list[str]:
+    try:
+        parsed = list(string.Formatter().parse(pattern))
+    except ValueError as exc:
+        raise ValueError(f"Invalid pattern {pattern!r}: {exc}.") from exc
+    fields: list[str] = []
+    for _, field, spec, conversion in parsed:
+        if field is None or field in fields:
+            continue
+        if spec or conversion or not _FIELD.fullmatch(field):
+            raise ValueError(
+                f"Invalid field {{{field}}} in the pattern {pattern!r}: a field is a "
+                "name in braces, such as {well}."
+            )
+        fields.append(field)
+    return fields
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    regex, seen = "", set()
+    for literal, field, _, _ in string.Formatter().parse(pattern):
+        regex += re.escape(literal)
+        if field is not None:
+            regex += f"(?P={field})" if field in seen else f"(?P<{field}>[^/]+)"
+            seen.add(field)
+    return re.compile(regex)
+
+
+def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
+    if not os.path.isdir(root):
+        raise NotADirectoryError(f"root is not a folder: {root!r}.")
+    parts = pattern.split("/")
+    # One expression for each depth, so that folders that cannot match stay closed.
+    levels = [_compile("/".join(parts[: k + 1])) for k in range(len(parts))]
+    examples: list[str] = []
+    found = list(_walk(root, "", levels, examples))
+    if not found:
+        seen = ", ".join(map(repr, examples)) or "nothing"
+        raise ValueError(
+            f"No file in {root!r} matches the pattern {pattern!r}. The folder holds, "
+            f"for example: {seen}."
+        )
+    return found
+
+
+def _walk(
+    root: str, folder: str, levels: list[re.Pattern[str]], examples: list[str]
+) -> Iterator[dict[str, str]]:
+    with os.scandir(os.path.join(root, folder)) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        name = folder + entry.name
+        is_folder = entry.is_dir()
+        match = levels[folder.count("/")].fullmatch(name)
+        is_last = folder.count("/") == len(levels) - 1
+        if match and is_folder and not is_last:
+            yield from _walk(root, name + "/", levels, examples)
+        elif match and is_last and not is_folder:
+            yield match.groupdict()
+        elif len(examples) < _N_EXAMPLES:
+            examples.append(name + "/" * is_folder)
+
+
+# Fields and literals together are the whole name, so the name can be put together
+# again from the fields.
+def _path(root: str, pattern: str, values: Mapping[str, str]) -> str:
+    return os.path.join(root, *pattern.format(**values).split("/"))
+
+
+def _columns(rows: Sequence[Mapping[str, str]], fields: list[str]) -> pd.DataFrame:
+    columns = {f: [row[f] for row in rows] for f in fields}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+
+
+def _group_channels(
+    root: str,
+    pattern: str,
+    fields: list[str],
+    found: list[dict[str, str]],
+    channels: Sequence[str] | Mapping[str, str] | None,
+) -> FileTable:
+    rest = [f for f in fields if f != "channel"]
+    images: dict[tuple[str, ...], set[str]] = {}
+    for values in found:
+        image = tuple(values[f] for f in rest)
+        images.setdefault(image, set()).add(values["channel"])
+    known = sorted(set().union(*images.values()), key=natural_key)
+    labels = known if channels is None else list(channels)
+    unknown = [label for label in labels if label not in known]
+    if unknown:
+        raise ValueError(f"No file has the channels {unknown}; found are {known}.")
+    names = channels.values() if isinstance(channels, Mapping) else labels
+    keys = sorted(images, key=lambda image: [natural_key(value) for value in image])
+    rows = [dict(zip(rest, image, strict=True)) for image in keys]
+    for row, image in zip(rows, keys, strict=True):
+        for label in labels:
+            if label not in images[image]:
+                path = _path(root, pattern, {**row, "channel": label})
+                raise FileNotFoundError(
+                    f"Image {row} has no file of channel {label!r}: {path!r} is "
+                    "missing. Restore it, remove the image's other files, or leave "
+                    "the channel out with `channels`."
+                )
+    paths = [
+        [_path(root, pattern, {**row, "channel": label}) for label in labels]
+        for row in rows
+    ]
+    return FileTable(np.array(paths, dtype=object), tuple(names), _columns(rows, rest))

@@ -1,0 +1,236 @@
+"""One image file -> one array (C, H, W)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any
+
+import numpy as np
+import tifffile
+
+# A header or a view that asks for more memory than this is refused.
+BYTE_LIMIT = 4 * 2**30
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_INSTALL = 'pip install "gandl[io]"'
+
+
+def read_image(
+    path: str | os.PathLike[str], *, byte_limit: int = BYTE_LIMIT
+) -> np.ndarray:
+    """Read one image file into an array of shape (C, H, W).
+
+    TIFF is read with tifffile, every other format (PNG, JPEG, BMP, ...) with
+    Pillow. Values are returned as stored: nothing is rescaled, and 16 bits stay
+    16 bits. The one exception is an image of palette indices that Pillow opens,
+    whose colours are looked up.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. A 2-D image gives one channel; samples (RGB), channels, planes
+        or plain pages of a stack become the channels of a 3-D one.
+    byte_limit : int, default=4 GiB
+        A file whose header promises more bytes than this is refused before any
+        memory is taken.
+
+    Returns
+    -------
+    ndarray of shape (C, H, W)
+        The pixels, in the number type of the file and native byte order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is truncated or otherwise unreadable, has more than three
+        axes longer than one, is not numeric, or exceeds ``byte_limit``. The
+        message names the file.
+    ImportError
+        If reading the format needs a package that is not installed.
+
+    Examples
+    --------
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import tifffile
+    >>> from gandl.images import read_image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "image.tif")
+    ...     tifffile.imwrite(path, np.zeros((8, 10), "uint16"))
+    ...     image = read_image(path)
+    >>> image.shape, image.dtype
+    ((1, 8, 10), dtype('uint16'))
+    """
+    path = os.fsdecode(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(26)
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(missing_file_message(path)) from exc
+    is_tiff = head[:4] in _TIFF_MAGIC or path.lower().endswith((".tif", ".tiff"))
+    try:
+        if is_tiff:
+            image = _read_tiff(path, byte_limit)
+        elif head[:8] == _PNG_MAGIC and head[24:25] == b"\x10" and head[25:26] != b"\0":
+            image = _read_deep_png(path, head, byte_limit)
+        else:
+            image = _read_pillow(path, byte_limit)
+        return _as_channels_first(image)
+    except ImportError:
+        raise
+    # The libraries answer a damaged file with errors of any type.
+    except Exception as exc:
+        if "imagecodecs" in str(exc):
+            remedy = f"Install the codecs: {_INSTALL}."
+        else:
+            remedy = "Restore or convert the file, or leave it out of the collection."
+        reason = str(exc).rstrip(".") or type(exc).__name__
+        raise ValueError(f"Cannot read {path!r}: {reason}. {remedy}") from exc
+
+
+def missing_file_message(path: str) -> str:
+    return (
+        f"No such image file: {path!r}. Restore the file, mend its path (relative "
+        "paths are joined to `root`), or leave its row out of the collection."
+    )
+
+
+def _check_promise(n_bytes: int, byte_limit: int) -> None:
+    if n_bytes > byte_limit:
+        raise ValueError(
+            f"its header promises {n_bytes / 2**30:.4g} GiB of pixels, more than "
+            f"byte_limit ({byte_limit / 2**30:.4g} GiB)"
+        )
+
+
+# Axes are returned by name, one letter each, beside the pixels.
+def _read_tiff(
+    path: str, byte_limit: int, is_ome: bool | None = None
+) -> tuple[np.ndarray, str]:
+    _check_directories(path)
+    with tifffile.TiffFile(path, is_ome=is_ome) as tif:
+        n_pages = sum(len(series.pages) for series in tif.series)
+        if tif.is_ome and n_pages > len(tif.pages):
+            # The header describes other files too: this file's own pages alone.
+            return _read_tiff(path, byte_limit, is_ome=False)
+        if len(tif.series) != 1:
+            shapes = ", ".join(str(series.shape) for series in tif.series)
+            raise ValueError(
+                f"it holds {len(tif.series)} image series, of shapes ({shapes}), "
+                "where one is expected"
+            )
+        series = tif.series[0]
+        n_bytes = int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize
+        _check_promise(n_bytes, byte_limit)
+        _check_extent(tif, series, n_bytes)
+        # Reading many files at once is the caller's choice, not each file's.
+        return tif.asarray(series=0, maxworkers=1), series.axes
+
+
+# Where the chain of page directories breaks off, tifffile leaves pages out.
+def _check_directories(path: str) -> None:
+    with open(path, "rb") as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        is_big = b"+" in head[2:4]
+        n_format, n_size = (order + "Q", 8) if is_big else (order + "H", 2)
+        offset_format, offset_size = (order + "Q", 8) if is_big else (order + "I", 4)
+        entry_size = 20 if is_big else 12
+        seen: set[int] = set()
+        try:
+            (offset,) = struct.unpack_from(offset_format, head, offset_size)
+            while offset and offset not in seen:
+                seen.add(offset)
+                file.seek(offset)
+                (n_entries,) = struct.unpack(n_format, file.read(n_size))
+                file.seek(n_entries * entry_size, os.SEEK_CUR)
+                (offset,) = struct.unpack(offset_format, file.read(offset_size))
+        except (struct.error, OSError, OverflowError) as exc:
+            raise ValueError(
+                f"the file is truncated: page {len(seen)} is not in it"
+            ) from exc
+        if offset:
+            raise ValueError("its pages are chained in a circle")
+
+
+# Some truncated files would otherwise be filled up with zeros.
+def _check_extent(tif: Any, series: Any, n_bytes: int) -> None:
+    ends = [
+        offset + count
+        for page in series.pages
+        if page is not None
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
+    ]
+    if series.dataoffset is not None:
+        ends.append(series.dataoffset + n_bytes)
+    n_held = tif.filehandle.size
+    if ends and max(ends) > n_held:
+        raise ValueError(
+            f"the file is truncated: it holds {n_held} of at least {max(ends)} bytes"
+        )
+
+
+def _read_pillow(path: str, byte_limit: int) -> tuple[np.ndarray, str]:
+    try:
+        from PIL import Image
+    except ImportError as exc:
+        raise ImportError(
+            f"Reading {path!r} needs Pillow. Install it: {_INSTALL}."
+        ) from exc
+
+    with Image.open(path) as picture:
+        n_frames = getattr(picture, "n_frames", 1)
+        if n_frames > 1:
+            raise ValueError(f"it holds {n_frames} frames, not one image")
+        mode = picture.mode
+        n_bytes_a_value = 4 if mode in ("I", "F") else 2 if mode[:4] == "I;16" else 1
+        n_values = picture.width * picture.height * len(picture.getbands())
+        _check_promise(n_values * n_bytes_a_value, byte_limit)
+        array = np.asarray(picture.convert("RGB") if mode in ("P", "PA") else picture)
+        # Pillow before version 11 widens 16-bit grey PNG to 32 bits.
+        if mode == "I" and picture.format == "PNG":
+            array = array.astype(np.uint16)
+    return array, "YXS"[: array.ndim]
+
+
+# Pillow drops the low byte of colour PNGs with 16 bits a channel.
+def _read_deep_png(path: str, head: bytes, byte_limit: int) -> tuple[np.ndarray, str]:
+    try:
+        from imagecodecs import png_decode
+    except ImportError as exc:
+        raise ImportError(
+            f"Reading {path!r}, a colour PNG of 16 bits a channel, needs imagecodecs. "
+            f"Install it: {_INSTALL}."
+        ) from exc
+
+    width, height = (int.from_bytes(head[k : k + 4], "big") for k in (16, 20))
+    _check_promise(width * height * 8, byte_limit)
+    with open(path, "rb") as file:
+        array = png_decode(file.read())
+    return array, "YXS"[: array.ndim]
+
+
+def _as_channels_first(image: tuple[np.ndarray, str]) -> np.ndarray:
+    array, axes = image
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"its values are of type {array.dtype}, not real numbers")
+    if "Y" not in axes or "X" not in axes or array.size == 0:
+        raise ValueError(f"axes {axes!r} of shape {array.shape} make no image")
+    outer = [
+        axis
+        for axis, length in zip(axes, array.shape, strict=True)
+        if axis not in "YX" and length > 1
+    ]
+    if len(outer) > 1:
+        raise ValueError(
+            f"axes {axes!r} of shape {array.shape} are more than a channel, a row and "
+            "a column axis"
+        )
+    array = np.moveaxis(array, (axes.index("Y"), axes.index("X")), (-2, -1))
+    array = array.reshape(-1, *array.shape[-2:])
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import tifffile
+
+from gandl.images import ImageCollection
+
+
+@pytest.fixture
+def make(tmp_path):
+    def write(*names):
+        for value, name in enumerate(names):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, np.full((4, 5), value, dtype=np.uint8))
+        return tmp_path
+
+    return write
+
+
+def test_fields_become_columns_of_strings(make):
+    root = make("1053597806/A01_s1.tif", "0042/B02_s10.tif", "0042/B02_s2.tif")
+    X = ImageCollection.from_folder(root, "{plate}/{well}_s{site}.tif")
+    assert X.metadata.to_dict("list") == {
+        "plate": ["0042", "0042", "1053597806"],
+        "well": ["B02", "B02", "A01"],
+        "site": ["2", "10", "1"],
+    }
+    assert np.asarray(X)[:, 0, 0, 0].tolist() == [2, 1, 0]
+    assert X.channels == ("channel_0",)
+    assert repr(X).endswith("uint8, 2 plates)")
+
+
+def test_numbers_sort_by_value(make):
+    root = make(*(f"s{i}.tif" for i in (10, 9, 1, 100, 2)))
+    X = ImageCollection.from_folder(root, "s{site}.tif")
+    assert X.metadata["site"].tolist() == ["1", "2", "9", "10", "100"]
+
+
+def test_channels_are_grouped(make):
+    names = [f"p1/{w}_s1_w{c}.tif" for w in ("A01", "A02") for c in (1, 2, 10)]
+    X = ImageCollection.from_folder(
+        make(*names), "{plate}/{well}_s{site}_w{channel}.tif"
+    )
+    assert X.channels == ("1", "2", "10")
+    assert list(X.metadata) == ["plate", "well", "site"]
+    np.testing.assert_array_equal(np.asarray(X)[:, :, 0, 0], [[0, 1, 2], [3, 4, 5]])
+
+
+@pytest.mark.parametrize(
+    ("channels", "names"),
+    [(["2", "1"], ("2", "1")), ({"2": "actin", "1": "dna"}, ("actin", "dna"))],
+)
+def test_chosen_channels(make, channels, names):
+    # The unused channel 3 of the second image is missing: no matter.
+    root = make("A1_w1.tif", "A1_w2.tif", "A1_w3.tif", "A2_w1.tif", "A2_w2.tif")
+    X = ImageCollection.from_folder(root, "{well}_w{channel}.tif", channels=channels)
+    assert X.channels == names
+    np.testing.assert_array_equal(np.asarray(X)[:, :, 0, 0], [[1, 0], [4, 3]])
+
+
+def test_missing_channel_file_is_named(make):
+    root = make("A1_w1.tif", "A1_w2.tif", "A2_w1.tif")
+    with pytest.raises(FileNotFoundError, match=r"'A2'.*channel '2'.*A2_w2\.tif"):
+        ImageCollection.from_folder(root, "{well}_w{channel}.tif")
+
+
+def test_unknown_channel(make):
+    with pytest.raises(ValueError, match=r"\['5'\].*\['1', '2'\]"):
+        ImageCollection.from_folder(
+            make("A1_w1.tif", "A1_w2.tif"), "{well}_w{channel}.tif", channels=["5"]
+        )
+
+
+def test_mapping_needs_a_channel_field(make):
+    with pytest.raises(ValueError, match=r"\{channel\}"):
+        ImageCollection.from_folder(make("A1.tif"), "{well}.tif", channels={"1": "a"})
+
+
+def test_repeated_field_matches_the_same_text(make):
+    root = make("p1/p1_A01.tif", "p1/p2_A02.tif", "p2/p2_A03.tif")
+    X = ImageCollection.from_folder(root, "{plate}/{plate}_{well}.tif")
+    assert X.metadata["well"].tolist() == ["A01", "A03"]
+
+
+def test_field_stays_in_one_component_and_takes_the_most(make):
+    root = make("Week4_27801_A01.tif", "deep/Week4_27801_A02.tif", "note.txt")
+    X = ImageCollection.from_folder(root, "{plate}_{well}.tif")
+    assert X.metadata.to_dict("list") == {"plate": ["Week4_27801"], "well": ["A01"]}
+
+
+def test_special_characters(make):
+    root = make("a+b (é) [1]/{x} A01.tif")
+    X = ImageCollection.from_folder(root, "a+b (é) [{run}]/{{x}} {well}.tif")
+    assert X.metadata.to_dict("list") == {"run": ["1"], "well": ["A01"]}
+    assert X[0].shape == (1, 4, 5)
+
+
+def test_symbolic_links_are_followed(make, tmp_path_factory):
+    root, outside = make("p1/A01.tif"), tmp_path_factory.mktemp("outside")
+    (outside / "A02.tif").write_bytes((root / "p1/A01.tif").read_bytes())
+    (root / "p2").symlink_to(outside, target_is_directory=True)
+    X = ImageCollection.from_folder(root, "{plate}/{well}.tif")
+    assert X.metadata["plate"].tolist() == ["p1", "p2"]
+
+
+def test_no_match_shows_pattern_and_examples(make):
+    root = make("p1/A01.tif", "p1/A02.tif", "README.txt")
+    with pytest.raises(ValueError, match=r"\{plate\}/\{well\}\.png.*p1/A01\.tif"):
+        ImageCollection.from_folder(root, "{plate}/{well}.png")
+    with pytest.raises(ValueError, match=r"'README\.txt', 'p1/'"):
+        ImageCollection.from_folder(root, "{well}.tif")
+
+
+def test_empty_and_missing_root(tmp_path):
+    with pytest.raises(ValueError, match="nothing"):
+        ImageCollection.from_folder(tmp_path, "{well}.tif")
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        ImageCollection.from_folder(tmp_path / "nowhere", "{well}.tif")
+
+
+@pytest.mark.parametrize("pattern", ["{}.tif", "{a b}.tif", "{a:3}.tif", "{a.tif"])
+def test_invalid_pattern(make, pattern):
+    with pytest.raises(ValueError, match=r"Invalid .*tif"):
+        ImageCollection.from_folder(make("a.tif"), pattern)
