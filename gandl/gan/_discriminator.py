@@ -1,0 +1,152 @@
+"""The discriminator of StyleGAN2 and the embeddings taken from it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gandl.gan._layers import (
+    EqualConv2d,
+    EqualLinear,
+    at_least_float32,
+    block_widths,
+    channels_at,
+    leaky_relu,
+    minibatch_stddev,
+)
+from gandl.gan._operators import downsample
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, the second halving the size, beside a 1x1 skip."""
+
+    def __init__(self, rng: torch.Generator, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.conv = EqualConv2d(rng, n_in, n_in, 3)
+        self.down = EqualConv2d(rng, n_in, n_out, 3, down=True)
+        self.skip = EqualConv2d(rng, n_in, n_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.skip(downsample(x))
+        x = leaky_relu(self.down(leaky_relu(self.conv(x))))
+        return (x + skip) * math.sqrt(0.5)
+
+
+class Discriminator(nn.Module):
+    """StyleGAN2's residual discriminator: images (N, C, size, size) to logits (N,).
+
+    Parameters
+    ----------
+    rng : torch.Generator
+        Draws the initial weights.
+    n_channels : int
+        Channels (stains) of the images.
+    size : int
+        Height and width of the images in pixels, a power of two.
+    channel_base, channel_max : int
+        Feature maps at a resolution: ``channel_base / resolution``, at most
+        ``channel_max``.
+    stddev_group : int
+        Images in a group of the minibatch standard deviation; 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        rng: torch.Generator,
+        *,
+        n_channels: int,
+        size: int,
+        channel_base: int,
+        channel_max: int,
+        stddev_group: int = 4,
+    ) -> None:
+        super().__init__()
+        self.dtype = torch.float32
+        self.stddev_group = stddev_group
+        self.block_widths = block_widths(size, channel_base, channel_max)
+        width = channels_at(size, channel_base, channel_max)
+        self.from_image = EqualConv2d(rng, n_channels, width, 1)
+        self.blocks = nn.ModuleList()
+        for n_out in self.block_widths.values():
+            self.blocks.append(ResidualBlock(rng, width, n_out))
+            width = n_out
+        self.conv = EqualConv2d(rng, width + (stddev_group > 0), width, 3)
+        self.dense = EqualLinear(rng, width * 16, width)
+        self.logit = EqualLinear(rng, width, 1)
+        # What an image alone is embedded with: the statistic's mean over training.
+        self.register_buffer("mean_stddev", torch.zeros(()))
+        self.mean_stddev: Tensor
+
+    def trunk(self, images: Tensor, n_blocks: int | None = None) -> list[Tensor]:
+        """Output (N, width, H, W) of each of the first ``n_blocks`` blocks."""
+        x = leaky_relu(self.from_image(images.to(self.dtype)))
+        # One channel is contiguous in every format: without this, all of D is NCHW.
+        x = x.contiguous(memory_format=torch.channels_last)
+        outputs = []
+        for block in self.blocks[:n_blocks]:
+            x = block(x)
+            outputs.append(x)
+        return outputs
+
+    def penultimate(self, x: Tensor, stddev: Tensor | None) -> Tensor:
+        """Features (N, width) before the logit, float32, from the last block's map.
+
+        ``stddev`` (N, 1, 1, 1) is the minibatch statistic beside it.
+        """
+        if stddev is not None:
+            plane = stddev.to(x.dtype).expand(-1, -1, *x.shape[2:])
+            x = torch.cat([x, plane], dim=1)
+        x = leaky_relu(self.conv(x))
+        return at_least_float32(leaky_relu(self.dense(x.flatten(1))))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (N,) from the last block's map (N, width, 4, 4)."""
+        stddev = minibatch_stddev(x, self.stddev_group) if self.stddev_group else None
+        return self.logit(self.penultimate(x, stddev))[:, 0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N,): large for images that look real."""
+        return self.head(self.trunk(images)[-1])
+
+    @torch.no_grad()
+    def track_stddev(self, x: Tensor, step: int) -> None:
+        """Follow the statistic of real images' last map ``x`` in training.
+
+        Decay 0.99; a plain mean over the first steps.
+        """
+        if self.stddev_group:
+            batch_mean = minibatch_stddev(x, self.stddev_group).mean()
+            self.mean_stddev.lerp_(batch_mean, max(1 / (step + 1), 0.01))
+
+    def embed(self, images: Tensor, features: str | int) -> Tensor:
+        """Embedding (N, d), float32, each row a function of its image alone.
+
+        ``features`` is "pooled" (mean and standard deviation over positions of every
+        block), the resolution of one block, or "penultimate".
+        """
+        if features == "pooled":
+            return torch.cat([_pool(x) for x in self.trunk(images)], dim=1)
+        if features == "penultimate":
+            x = self.trunk(images)[-1]
+            stddev = None
+            if self.stddev_group:
+                stddev = self.mean_stddev.expand(len(x), 1, 1, 1)
+            return self.penultimate(x, stddev)
+        n_blocks = list(self.block_widths).index(int(features)) + 1
+        return _pool(self.trunk(images, n_blocks)[-1])
+
+
+def embedding_length(features: str | int, widths: dict[int, int]) -> int:
+    """Length of the embedding, given ``block_widths``."""
+    if features == "pooled":
+        return 2 * sum(widths.values())
+    if features == "penultimate":
+        return widths[4]
+    return 2 * widths[int(features)]
+
+
+def _pool(x: Tensor) -> Tensor:
+    x = at_least_float32(x).flatten(2)
+    return torch.cat([x.mean(dim=2), x.std(dim=2, correction=0)], dim=1)

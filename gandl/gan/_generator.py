@@ -1,0 +1,187 @@
+"""The generator of StyleGAN2: mapping network and skip synthesis network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gandl.gan._layers import (
+    EqualLinear,
+    ModulatedConv2d,
+    at_least_float32,
+    channels_at,
+    leaky_relu,
+    resolutions,
+)
+from gandl.gan._operators import upsample
+
+
+class Mapping(nn.Module):
+    """Latent z to style w, each (N, latent_dim)."""
+
+    def __init__(self, rng: torch.Generator, latent_dim: int, n_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EqualLinear(rng, latent_dim, latent_dim, lr_multiplier=0.01)
+            for _ in range(n_layers)
+        )
+        self.register_buffer("mean_style", torch.zeros(latent_dim))
+        self.mean_style: Tensor
+
+    def forward(self, z: Tensor) -> Tensor:
+        w = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            w = leaky_relu(layer(w))
+        return w
+
+    @torch.no_grad()
+    def track(self, w: Tensor, step: int) -> None:
+        """Follow the mean style (decay 0.995; a plain mean over the first steps)."""
+        weight = max(1 / (step + 1), 0.005)
+        self.mean_style.lerp_(w.detach().mean(dim=0), weight)
+
+
+class StyledConv(nn.Module):
+    """Modulated convolution, noise, bias and leaky ReLU."""
+
+    def __init__(
+        self,
+        rng: torch.Generator,
+        n_in: int,
+        n_out: int,
+        latent_dim: int,
+        *,
+        up: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(rng, n_in, n_out, 3, latent_dim, up=up)
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x: Tensor, w: Tensor, rng: torch.Generator) -> Tensor:
+        x = self.conv(x, w)
+        shape = (len(x), 1, *x.shape[2:])
+        noise = torch.randn(shape, generator=rng, device=x.device)
+        offset = noise * self.noise_strength + self.bias[None, :, None, None]
+        return leaky_relu(x + offset.to(x.dtype))
+
+
+class ToImage(nn.Module):
+    """Features to stains: modulated 1x1 convolution without demodulation."""
+
+    def __init__(
+        self, rng: torch.Generator, n_in: int, n_channels: int, latent_dim: int
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(
+            rng, n_in, n_channels, 1, latent_dim, demodulate=False
+        )
+        self.bias = nn.Parameter(torch.zeros(n_channels))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return at_least_float32(self.conv(x, w)) + self.bias[None, :, None, None]
+
+
+class Generator(nn.Module):
+    """StyleGAN2's generator: latents (N, latent_dim) to images (N, C, size, size).
+
+    Parameters
+    ----------
+    rng : torch.Generator
+        Draws the initial weights.
+    n_channels : int
+        Channels (stains) of the images.
+    size : int
+        Height and width of the images in pixels, a power of two.
+    latent_dim : int
+        Length of latents and styles.
+    n_mapping_layers : int
+        Fully connected layers of the mapping network.
+    channel_base, channel_max : int
+        Feature maps at a resolution: ``channel_base / resolution``, at most
+        ``channel_max``.
+    """
+
+    def __init__(
+        self,
+        rng: torch.Generator,
+        *,
+        n_channels: int,
+        size: int,
+        latent_dim: int,
+        n_mapping_layers: int,
+        channel_base: int,
+        channel_max: int,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.dtype = torch.float32
+        self.mapping = Mapping(rng, latent_dim, n_mapping_layers)
+        self.convs = nn.ModuleList()
+        self.to_images = nn.ModuleList()
+        width = channels_at(4, channel_base, channel_max)
+        self.constant = nn.Parameter(torch.randn((1, width, 4, 4), generator=rng))
+        for resolution in resolutions(size):
+            n_in, width = width, channels_at(resolution, channel_base, channel_max)
+            if resolution > 4:
+                self.convs.append(StyledConv(rng, n_in, width, latent_dim, up=True))
+            self.convs.append(StyledConv(rng, width, width, latent_dim))
+            self.to_images.append(ToImage(rng, width, n_channels, latent_dim))
+
+    @property
+    def n_styles(self) -> int:
+        """Number of styles that the synthesis network takes."""
+        return len(self.convs) + 1
+
+    def latents(self, n: int, rng: torch.Generator) -> Tensor:
+        """Draw ``n`` latents (n, latent_dim) from N(0, 1)."""
+        device = self.constant.device
+        return torch.randn((n, self.latent_dim), generator=rng, device=device)
+
+    def styles(
+        self,
+        n: int,
+        rng: torch.Generator,
+        *,
+        mixing: float = 0.0,
+        step: int | None = None,
+    ) -> Tensor:
+        """Draw styles (n, n_styles, latent_dim).
+
+        With probability ``mixing`` an image takes the styles after a random layer
+        from a second latent (style mixing). With the number of the training ``step``
+        the mean style is updated.
+        """
+        w = self.mapping(self.latents(n, rng))
+        if step is not None:
+            self.mapping.track(w, step)
+        ws = w[:, None].expand(-1, self.n_styles, -1)
+        if mixing == 0:
+            return ws
+        other = self.mapping(self.latents(n, rng))[:, None]
+        draws = torch.rand((2, n, 1, 1), generator=rng, device=w.device)
+        cut = 1 + (draws[0] * (self.n_styles - 1)).floor()
+        layer = torch.arange(self.n_styles, device=w.device)[None, :, None]
+        return torch.where((layer >= cut) & (draws[1] < mixing), other, ws)
+
+    def synthesize(self, ws: Tensor, rng: torch.Generator) -> Tensor:
+        """Styles (N, n_styles, latent_dim) to images (N, C, size, size), float32."""
+        x = self.constant.to(self.dtype).expand(len(ws), -1, -1, -1)
+        x = self.convs[0](
+            x.contiguous(memory_format=torch.channels_last), ws[:, 0], rng
+        )
+        image = self.to_images[0](x, ws[:, 1])
+        for k, to_image in enumerate(self.to_images[1:]):
+            layer = 2 * k + 1
+            x = self.convs[layer](x, ws[:, layer], rng)
+            x = self.convs[layer + 1](x, ws[:, layer + 1], rng)
+            image = upsample(image) + to_image(x, ws[:, layer + 2])
+        return image
+
+    def forward(
+        self, n: int, rng: torch.Generator, *, truncation: float = 1.0
+    ) -> Tensor:
+        """Draw ``n`` images; ``truncation`` below 1 pulls styles to their mean."""
+        ws = self.styles(n, rng)
+        ws = self.mapping.mean_style.lerp(ws, truncation)
+        return self.synthesize(ws, rng)

@@ -1,0 +1,72 @@
+"""Resampling with the filter [1, 3, 3, 1] (Karras et al. 2020, arXiv 1912.04958).
+
+Each operator is an autograd Function whose backward is its adjoint, itself such a
+Function. Penalties differentiate twice, and the double backward of a depthwise
+convolution loops over its channels on the CPU; the adjoint written out does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _depthwise(x: Tensor, taps: tuple[int, ...], stride: int, padding: int) -> Tensor:
+    filter_1d = torch.tensor(taps, dtype=torch.float32)
+    filter_1d /= filter_1d.sum()
+    kernel = torch.outer(filter_1d, filter_1d).to(device=x.device, dtype=x.dtype)
+    kernel = kernel.expand(x.shape[1], 1, -1, -1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
+
+
+class _Blur(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: int) -> Tensor:
+        ctx.padding = padding
+        return _depthwise(x, (1, 3, 3, 1), stride=1, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        # Symmetric filter: the adjoint is the same filter with the other padding.
+        return _Blur.apply(grads[0], 3 - ctx.padding), None
+
+
+class _Downsample(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _depthwise(x, (1, 3, 3, 1), stride=2, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _Upsample.apply(grads[0]) / 4
+
+
+class _Upsample(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        # [1, 3, 3, 1] = [1, 1] * [1, 2, 1]; [1, 1] after zero-insertion doubles pixels.
+        doubled = F.interpolate(x, scale_factor=2, mode="nearest")
+        return _depthwise(doubled, (1, 2, 1), stride=1, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _Downsample.apply(grads[0]) * 4
+
+
+def blur(x: Tensor, padding: int) -> Tensor:
+    """Filter ``x`` (N, C, H, W) by [1, 3, 3, 1]; the size grows by 2 * padding - 3."""
+    return _Blur.apply(x, padding)
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Halve height and width of ``x`` (N, C, H, W) through [1, 3, 3, 1]."""
+    return _Downsample.apply(x)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double height and width of ``x`` (N, C, H, W) through [1, 3, 3, 1]."""
+    return _Upsample.apply(x)

@@ -1,0 +1,392 @@
+"""The training step: one discriminator learns from the adversarial game and contrast.
+
+Nothing here reads files or knows scikit-learn: batches of images come in, losses come
+out, and ``state`` is all that a later step depends on.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gandl.gan._augment import adaptive_augment, dihedral, random_view
+from gandl.gan._discriminator import Discriminator
+from gandl.gan._generator import Generator
+from gandl.gan._layers import EqualLinear, block_widths, leaky_relu
+from gandl.gan._losses import (
+    contrastive_loss,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    path_length_penalty,
+    squared_gradient,
+)
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    """Shape of the networks and constants of the training step.
+
+    Attributes
+    ----------
+    n_channels, size : int
+        Channels, and height and width in pixels, of the images.
+    latent_dim, n_mapping_layers, channel_base, channel_max : int
+        See `Generator`.
+    loss : str
+        "logistic", "wgan-gp" or "r3gan".
+    adversarial_batch : int
+        Real images, and as many generated ones, in the adversarial game of a step; 0
+        leaves the game and the generator's training out.
+    contrast_weight : float
+        Weight of the contrastive loss over the whole batch; 0 leaves it out.
+    r1_gamma : float
+        Weight of the R1 penalty ("r3gan": of R1 and R2).
+    r1_interval, path_length_interval : int
+        Steps between two penalties.
+    path_length_weight, style_mixing : float
+        Weight of the path-length penalty, probability of style mixing.
+    augment : float or None
+        Probability of augmentation in the game; None adapts it (ADA).
+    augment_kimg : float
+        Thousand images in which adaptation can go from 0 to 1.
+    learning_rate : float
+        Adam's, for both networks.
+    beta1 : float
+        Adam's first decay for the discriminator.
+    ema_kimg : float
+        Half-life of the generator's average, in thousand images at batch 32.
+    """
+
+    n_channels: int
+    size: int
+    latent_dim: int = 256
+    n_mapping_layers: int = 3
+    channel_base: int = 1024
+    channel_max: int = 256
+    loss: str = "logistic"
+    adversarial_batch: int = 32
+    contrast_weight: float = 1.0
+    r1_gamma: float = 0.1
+    r1_interval: int = 16
+    path_length_weight: float = 2.0
+    path_length_interval: int = 4
+    style_mixing: float = 0.9
+    augment: float | None = None
+    augment_kimg: float = 500.0
+    learning_rate: float = 0.002
+    beta1: float = 0.0
+    ema_kimg: float = 10.0
+
+    @property
+    def block_widths(self) -> dict[int, int]:
+        """Height of each discriminator block's output, and its feature maps."""
+        return block_widths(self.size, self.channel_base, self.channel_max)
+
+    def generator(self, rng: torch.Generator) -> Generator:
+        """Build the generator with weights drawn from ``rng``."""
+        return Generator(
+            rng,
+            n_channels=self.n_channels,
+            size=self.size,
+            latent_dim=self.latent_dim,
+            n_mapping_layers=self.n_mapping_layers,
+            channel_base=self.channel_base,
+            channel_max=self.channel_max,
+        )
+
+    def discriminator(self, rng: torch.Generator) -> Discriminator:
+        """Build the discriminator with weights drawn from ``rng``."""
+        return Discriminator(
+            rng,
+            n_channels=self.n_channels,
+            size=self.size,
+            channel_base=self.channel_base,
+            channel_max=self.channel_max,
+            stddev_group=0 if self.loss == "r3gan" else 4,
+        )
+
+
+class ContrastHead(nn.Module):
+    """Projection (N, 128) of a map's mean and maximum over positions, two layers."""
+
+    def __init__(self, rng: torch.Generator, width: int) -> None:
+        super().__init__()
+        self.hidden = EqualLinear(rng, 2 * width, width)
+        self.projection = EqualLinear(rng, width, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        return self.projection(leaky_relu(self.hidden(x)))
+
+
+class Trainer:
+    """Both networks, their optimisers, and the step that trains them.
+
+    Parameters
+    ----------
+    config : GANConfig
+        Networks and constants.
+    seed : int
+        Seeds the weights and every later draw.
+    device : str or torch.device
+        Where the networks live.
+    dtype : torch.dtype
+        Type of activations; weights, statistics and losses stay float32.
+    """
+
+    def __init__(
+        self,
+        config: GANConfig,
+        seed: int,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        init = torch.Generator().manual_seed(seed)
+        self.generator = config.generator(init).to(device)
+        self.discriminator = config.discriminator(init).to(device)
+        width = self.discriminator.block_widths[4]
+        self.contrast_head = ContrastHead(init, width).to(device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        for network in (self.generator, self.discriminator, self.average):
+            network.dtype = dtype
+        self.rng = torch.Generator(device).manual_seed(seed)
+        self.n_steps = 0
+        self.n_images = 0
+        self.augment_p = config.augment or 0.0
+        self.mean_path_length = torch.zeros((), device=device)
+        self._signs: list[Tensor] = []
+        self._make_optimizers()
+
+    def _make_optimizers(self) -> None:
+        config = self.config
+        self.generator_optimizer = _adam(
+            self.generator.parameters(),
+            config.learning_rate,
+            beta1=0.0,
+            interval=config.path_length_interval if config.path_length_weight else 0,
+        )
+        lazy_r1 = config.loss == "logistic" and config.adversarial_batch > 0
+        self.discriminator_optimizer = _adam(
+            [*self.discriminator.parameters(), *self.contrast_head.parameters()],
+            config.learning_rate,
+            beta1=config.beta1,
+            interval=config.r1_interval if lazy_r1 else 0,
+        )
+
+    def step(self, real: Tensor, learning_rate_scale: float = 1.0) -> dict[str, Tensor]:
+        """Take one step on real images (N, C, size, size) in [-1, 1].
+
+        Returns losses by name, as tensors that nobody has waited for.
+        """
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * learning_rate_scale
+        losses: dict[str, Tensor] = {}
+        real = dihedral(real, self.rng)
+        if self.config.adversarial_batch:
+            losses |= self._adversarial_step(real)
+        else:
+            losses |= self._update_discriminator(real)
+        self.n_steps += 1
+        self.n_images += len(real)
+        return losses
+
+    def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
+        n = min(self.config.adversarial_batch, len(real))
+        ws = self.generator.styles(
+            n, self.rng, mixing=self.config.style_mixing, step=self.n_steps
+        )
+        fake = self.generator.synthesize(ws, self.rng)
+        fake_seen = adaptive_augment(fake, self.augment_p, self.rng)
+        real_seen = adaptive_augment(real[:n], self.augment_p, self.rng)
+        losses = self._update_discriminator(real, real_seen, fake_seen.detach())
+        # The same generated images serve the generator: its weights have not moved.
+        losses["generator"] = self._update_generator(fake_seen, real_seen)
+        self._update_average(len(real))
+        if self.config.augment is None and self.n_steps % 4 == 3:
+            self._adapt_augmentation(4 * n)
+        return losses
+
+    def _update_discriminator(
+        self, real: Tensor, real_seen: Tensor | None = None, fake: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        config, optimizer = self.config, self.discriminator_optimizer
+        losses = {}
+        optimizer.zero_grad(set_to_none=True)
+        if real_seen is not None and fake is not None:
+            loss = self._discriminator_loss(real_seen, fake)
+            loss.backward()
+            losses["discriminator"] = loss.detach()
+        if config.contrast_weight:
+            loss = self._contrastive_loss(real)
+            (config.contrast_weight * loss).backward()
+            losses["contrast"] = loss.detach()
+        optimizer.step()
+        due = config.loss == "logistic" and self.n_steps % config.r1_interval == 0
+        if due and real_seen is not None:
+            optimizer.zero_grad(set_to_none=True)
+            penalty = self._r1(real_seen)
+            (penalty * config.r1_interval).backward()
+            optimizer.step()
+            losses["r1"] = penalty.detach()
+        return losses
+
+    def _discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        network, kind = self.discriminator, self.config.loss
+        if kind == "r3gan":
+            real, fake = real.requires_grad_(), fake.requires_grad_()
+        maps = network.trunk(torch.cat([real, fake]))[-1]
+        # Real and generated images never share a group of the minibatch statistic.
+        real_maps, fake_maps = maps.chunk(2)
+        network.track_stddev(real_maps, self.n_steps)
+        real_logits, fake_logits = network.head(real_maps), network.head(fake_maps)
+        self._signs.append(real_logits.detach().sign().mean())
+        loss = discriminator_loss(kind, real_logits, fake_logits)
+        if kind == "r3gan":
+            r1 = squared_gradient(real_logits, real).mean()
+            r2 = squared_gradient(fake_logits, fake).mean()
+            loss = loss + self.config.r1_gamma / 2 * (r1 + r2)
+        if kind == "wgan-gp":
+            share = torch.rand(
+                (len(real), 1, 1, 1), generator=self.rng, device=real.device
+            )
+            between = torch.lerp(real, fake, share).requires_grad_()
+            loss = loss + 10 * gradient_penalty(network(between), between)
+        return loss
+
+    def _contrastive_loss(self, real: Tensor) -> Tensor:
+        views = torch.cat([random_view(real, self.rng), random_view(real, self.rng)])
+        maps = self.discriminator.trunk(views)[-1]
+        return contrastive_loss(*self.contrast_head(maps).chunk(2))
+
+    def _r1(self, real: Tensor) -> Tensor:
+        real = real.detach().requires_grad_()
+        penalty = squared_gradient(self.discriminator(real), real).mean()
+        return self.config.r1_gamma / 2 * penalty
+
+    def _update_generator(self, fake: Tensor, real: Tensor) -> Tensor:
+        config, optimizer = self.config, self.generator_optimizer
+        self.discriminator.requires_grad_(False)
+        real_logits = None
+        if config.loss == "r3gan":
+            with torch.no_grad():
+                real_logits = self.discriminator(real)
+        loss = generator_loss(config.loss, self.discriminator(fake), real_logits)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        self.discriminator.requires_grad_(True)
+        if (
+            config.path_length_weight
+            and self.n_steps % config.path_length_interval == 0
+        ):
+            optimizer.zero_grad(set_to_none=True)
+            penalty = self._path_length(max(1, len(fake) // 2))
+            weight = config.path_length_weight * config.path_length_interval
+            (penalty * weight).backward()
+            optimizer.step()
+        return loss.detach()
+
+    def _path_length(self, n: int) -> Tensor:
+        ws = self.generator.styles(n, self.rng, mixing=self.config.style_mixing)
+        images = self.generator.synthesize(ws, self.rng)
+        penalty, self.mean_path_length = path_length_penalty(
+            images, ws, self.mean_path_length, self.rng
+        )
+        return penalty
+
+    @torch.no_grad()
+    def _update_average(self, n: int) -> None:
+        half_life = min(self.config.ema_kimg * 1000 * n / 32, 0.05 * self.n_images)
+        decay = 0.5 ** (n / max(half_life, 1e-8))
+        for ours, theirs in zip(
+            self.average.parameters(), self.generator.parameters(), strict=True
+        ):
+            ours.lerp_(theirs, 1 - decay)
+        self.average.mapping.mean_style.copy_(self.generator.mapping.mean_style)
+
+    def _adapt_augmentation(self, n: int) -> None:
+        sign = torch.stack(self._signs).mean().item()
+        self._signs.clear()
+        change = n / (self.config.augment_kimg * 1000)
+        self.augment_p += change if sign > 0.6 else -change
+        self.augment_p = min(max(self.augment_p, 0.0), 1.0)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What embedding and generating need: the discriminator, the average of G."""
+        return _prefixed(
+            {
+                "discriminator": self.discriminator.state_dict(),
+                "generator": self.average.state_dict(),
+            }
+        )
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Continue from what `weights` returned; optimisers start anew."""
+        self.discriminator.load_state_dict(_under("discriminator", weights))
+        for network in (self.generator, self.average):
+            network.load_state_dict(_under("generator", weights))
+
+    def state(self) -> dict[str, Any]:
+        """All that a later step depends on."""
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "contrast_head": self.contrast_head.state_dict(),
+            "average": self.average.state_dict(),
+            "generator_optimizer": self.generator_optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "rng": self.rng.get_state(),
+            "mean_path_length": self.mean_path_length,
+            "signs": list(self._signs),
+            "n_steps": self.n_steps,
+            "n_images": self.n_images,
+            "augment_p": self.augment_p,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned, bit for bit; it is copied."""
+        state = copy.deepcopy(state)
+        for name in ("generator", "discriminator", "contrast_head", "average"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("generator_optimizer", "discriminator_optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.rng.set_state(state["rng"])
+        self.mean_path_length = state["mean_path_length"]
+        self._signs = list(state["signs"])
+        self.n_steps, self.n_images = state["n_steps"], state["n_images"]
+        self.augment_p = state["augment_p"]
+
+
+def _adam(
+    parameters: Any, learning_rate: float, *, beta1: float, interval: int
+) -> torch.optim.Adam:
+    """Adam; with a penalty step every ``interval`` steps, its constants adjusted."""
+    c = interval / (interval + 1) if interval else 1.0
+    optimizer = torch.optim.Adam(
+        parameters, lr=learning_rate * c, betas=(beta1**c, 0.99**c), eps=1e-8
+    )
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def _prefixed(states: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, state in states.items()
+        for key, value in state.items()
+    }
+
+
+def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}

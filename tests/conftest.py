@@ -1,0 +1,15 @@
+"""What all tests share."""
+
+import pytest
+import torch
+
+# The networks of the tests are tiny: a second thread costs more than it gives, and
+# much more where another process holds the second core.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_in_workers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield

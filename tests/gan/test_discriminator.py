@@ -1,0 +1,98 @@
+"""The discriminator and its embeddings."""
+
+import numpy as np
+import pytest
+import torch
+
+from gandl.gan import Discriminator
+from gandl.gan._discriminator import embedding_length
+from gandl.gan._layers import minibatch_stddev
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make(**options):
+    shape = {"n_channels": 2, "size": 32, "channel_base": 256, "channel_max": 16}
+    return Discriminator(seeded(), **{**shape, **options})
+
+
+@pytest.fixture
+def images():
+    return torch.randn(8, 2, 32, 32, generator=seeded(1))
+
+
+@pytest.mark.parametrize(("size", "n_channels"), [(32, 1), (64, 5), (128, 3)])
+def test_one_logit_an_image(size, n_channels):
+    network = make(size=size, n_channels=n_channels)
+    assert network(torch.zeros(4, n_channels, size, size)).shape == (4,)
+
+
+def test_blocks_halve_the_size_down_to_four(images):
+    maps = make().trunk(images)
+    assert [tuple(x.shape[1:]) for x in maps] == [(16, 16, 16), (16, 8, 8), (16, 4, 4)]
+
+
+def test_trunk_is_channels_last_for_one_channel_too():
+    network = make(n_channels=1, size=64)
+    for x in network.trunk(torch.zeros(2, 1, 64, 64)):
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("features", ["pooled", "penultimate", 16, 4])
+def test_embedding_of_an_image_is_its_own(images, features):
+    network = make().eval()
+    together = network.embed(images, features).detach()
+    alone = torch.cat([network.embed(image[None], features) for image in images])
+    np.testing.assert_allclose(alone.detach(), together, atol=1e-5)
+    assert together.shape == (8, embedding_length(features, network.block_widths))
+
+
+def test_logit_depends_on_the_batch_and_embedding_does_not(images):
+    network = make()
+    others = torch.cat([images[:1], images[:1], images[:1], images[:1]])
+    with torch.no_grad():  # at first, the statistic weighs little
+        network.conv.weight[:, -1] *= 100
+    assert (network(images)[0] - network(others)[0]).abs() > 1e-3
+    first, alike = (network.embed(x, "penultimate")[0] for x in (images, others))
+    np.testing.assert_allclose(first.detach(), alike.detach(), atol=1e-5)
+
+
+def test_pooled_is_mean_and_deviation_of_every_block(images):
+    network = make()
+    expected = []
+    for x in network.trunk(images):
+        x = x.detach().numpy()
+        expected += [x.mean(axis=(2, 3)), x.std(axis=(2, 3))]
+    np.testing.assert_allclose(
+        network.embed(images, "pooled").detach(),
+        np.concatenate(expected, axis=1),
+        atol=1e-5,
+    )
+
+
+def test_penultimate_uses_the_mean_of_the_statistic(images):
+    network = make()
+    before = network.embed(images, "penultimate").detach()
+    x = network.trunk(images)[-1]
+    network.track_stddev(x, 0)
+    network.track_stddev(3 * x, 1)
+    expected = 2 * minibatch_stddev(x).mean().item()
+    assert network.mean_stddev.item() == pytest.approx(expected, rel=1e-4)
+    assert not torch.allclose(before, network.embed(images, "penultimate"))
+
+
+def test_without_the_statistic_logits_are_independent_too(images):
+    network = make(stddev_group=0)
+    alone = torch.stack([network(image[None])[0] for image in images])
+    np.testing.assert_allclose(alone.detach(), network(images).detach(), atol=1e-5)
+
+
+def test_bfloat16_gives_float32_embeddings_near_those_of_float32(images):
+    network = make()
+    exact = network.embed(images, "pooled")
+    network.dtype = torch.bfloat16
+    embedding = network.embed(images, "pooled")
+    assert embedding.dtype == torch.float32
+    assert 0 < (embedding - exact).abs().max() < 0.05 * exact.abs().max()

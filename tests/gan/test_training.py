@@ -1,0 +1,167 @@
+"""The training step: a stored trace, each part on its own, state."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from gandl.gan import GANConfig, Trainer
+
+TRACE = Path(__file__).with_name("trace.json")
+TINY = {"n_channels": 2, "size": 32, "latent_dim": 8, "channel_max": 8}
+TINY |= {"channel_base": 256, "adversarial_batch": 4}
+
+
+def batch(n=8, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, 2, 32, 32, generator=rng) / 2).clamp(-1, 1)
+
+
+def trainer(seed=0, **options):
+    return Trainer(GANConfig(**{**TINY, **options}), seed)
+
+
+def trace(loss):
+    """Losses of three steps, every penalty due, and a checksum of each weight."""
+    network = trainer(loss=loss, r1_interval=2, path_length_interval=2)
+    steps = [
+        {name: value.item() for name, value in network.step(batch(seed=k)).items()}
+        for k in range(3)
+    ]
+    sums = {name: w.abs().sum().item() for name, w in network.weights().items()}
+    return {"steps": steps, "weights": sums}
+
+
+@pytest.mark.parametrize("loss", ["logistic", "wgan-gp", "r3gan"])
+def test_steps_follow_the_stored_trace(loss):
+    """Any change of the arithmetic shows here.
+
+    Where it is meant, store a new one: ``python tests/gan/test_training.py``.
+    """
+    stored, seen = json.loads(TRACE.read_text())[loss], trace(loss)
+    for expected, step in zip(stored["steps"], seen["steps"], strict=True):
+        assert step == pytest.approx(expected, rel=2e-3, abs=1e-4)
+    assert seen["weights"] == pytest.approx(stored["weights"], rel=1e-3, abs=1e-3)
+
+
+def test_same_seed_same_bits():
+    first, second, other = trainer(0), trainer(0), trainer(1)
+    for k in range(2):
+        for network in (first, second, other):
+            network.step(batch(seed=k))
+    names = first.weights()
+    assert all(torch.equal(first.weights()[n], second.weights()[n]) for n in names)
+    assert not torch.equal(
+        first.discriminator.conv.weight, other.discriminator.conv.weight
+    )
+
+
+def test_state_continues_bit_for_bit():
+    first = trainer()
+    first.step(batch())
+    second = trainer(seed=9)
+    second.load_state(first.state())
+    for network in (first, second):
+        for k in range(1, 6):
+            network.step(batch(seed=k))
+    for name, weight in first.weights().items():
+        assert torch.equal(weight, second.weights()[name])
+    assert first.augment_p == second.augment_p
+
+
+def changed(network, names, **step):
+    before = {n: [p.clone() for p in getattr(network, n).parameters()] for n in names}
+    network.step(batch(), **step)
+    return {
+        n: any(
+            not torch.equal(a, b)
+            for a, b in zip(before[n], getattr(network, n).parameters(), strict=True)
+        )
+        for n in names
+    }
+
+
+NAMES = ("generator", "discriminator", "contrast_head", "average")
+
+
+@pytest.mark.parametrize(
+    ("options", "learning"),
+    [
+        ({}, NAMES),
+        ({"contrast_weight": 0.0}, ("generator", "discriminator", "average")),
+        ({"adversarial_batch": 0}, ("discriminator", "contrast_head")),
+    ],
+)
+def test_each_part_trains_what_it_is_to_train(options, learning):
+    seen = changed(trainer(**options), NAMES)
+    assert {name for name, moved in seen.items() if moved} == set(learning)
+
+
+def test_learning_rate_scale_of_zero_moves_nothing():
+    seen = changed(trainer(), NAMES, learning_rate_scale=0.0)
+    assert not any(seen.values())
+
+
+def test_contrast_alone_learns_to_tell_images_apart():
+    rng = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 2, 1, 1, generator=rng).expand(-1, -1, 32, 32) * 2 - 1
+    network = trainer(adversarial_batch=0, learning_rate=0.02)
+    losses = [network.step(images.contiguous())["contrast"].item() for _ in range(60)]
+    chance = math.log(15)
+    assert losses[0] == pytest.approx(chance, rel=0.2)
+    assert sum(losses[-10:]) / 10 < 0.8 * chance
+
+
+def test_discriminator_learns_to_tell_real_from_generated():
+    network = trainer(contrast_weight=0.0, learning_rate=0.005)
+    images = torch.ones(8, 2, 32, 32)
+    losses = [network.step(images)["discriminator"].item() for _ in range(25)]
+    undecided = 2 * math.log(2)
+    assert min(losses) < undecided / 2 < losses[0]
+
+
+def test_augmentation_rises_while_the_discriminator_is_sure():
+    network = trainer(augment=None, augment_kimg=0.1)
+    for sign, expected in ((1.0, 0.16), (0.0, 0.0)):
+        network._signs = [torch.tensor(sign)] * 4
+        network._adapt_augmentation(16)
+        assert network.augment_p == pytest.approx(expected)
+    fixed = trainer(augment=0.3)
+    for k in range(4):
+        fixed.step(batch(seed=k))
+    assert fixed.augment_p == 0.3
+
+
+def test_constants_are_adjusted_for_lazy_penalties():
+    network = trainer(learning_rate=0.002, path_length_interval=4)
+    for optimizer, k in (
+        (network.generator_optimizer, 4),
+        (network.discriminator_optimizer, 16),
+    ):
+        (group,) = optimizer.param_groups
+        c = k / (k + 1)
+        assert group["lr"] == pytest.approx(0.002 * c)
+        assert group["betas"] == pytest.approx((0.0, 0.99**c))
+
+
+def test_generator_average_follows_the_generator():
+    network = trainer()
+    for k in range(8):
+        network.step(batch(seed=k))
+    ours, theirs = network.average.constant, network.generator.constant
+    start = trainer().generator.constant
+    assert 0 < (ours - theirs).abs().mean() < (start - theirs).abs().mean()
+
+
+def test_batches_that_the_statistic_does_not_divide():
+    for n in (1, 2, 3, 5):
+        losses = trainer().step(batch(n))
+        assert all(loss.isfinite() for loss in losses.values())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    traces = {loss: trace(loss) for loss in ("logistic", "wgan-gp", "r3gan")}
+    TRACE.write_text(json.dumps(traces, indent=1) + "\n")
