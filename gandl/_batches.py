@@ -1,0 +1,122 @@
+"""Images of any size to batches of the training size, scaled to [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gandl.images import ImageCollection, image_range, scale_intensity
+from gandl.images._sources import FileSource
+
+T = TypeVar("T")
+
+# Collections up to this size are read once and kept while training.
+_CACHE_BYTES = 2**30
+
+
+def load_scaled(
+    images: ImageCollection, rows: np.ndarray, intensity_range: np.ndarray | None
+) -> np.ndarray:
+    """Read ``rows`` and scale them to [-1, 1], float32 (k, C, H, W).
+
+    ``intensity_range`` is (C, 2) for all, (n, C, 2) for each row, or None for each
+    image's own.
+    """
+    batch = images.load_batch(rows)
+    if intensity_range is None:
+        intensity_range = image_range(batch)
+    elif intensity_range.ndim == 3:
+        intensity_range = intensity_range[rows]
+    return scale_intensity(batch, intensity_range)
+
+
+def pad_to(images: np.ndarray, size: int) -> np.ndarray:
+    """Surround (k, C, H, W) by darkness (-1) where H or W is below ``size``."""
+    missing = [max(0, size - extent) for extent in images.shape[2:]]
+    if not any(missing):
+        return images
+    margins = [(m // 2, m - m // 2) for m in missing]
+    return np.pad(images, [(0, 0), (0, 0), *margins], constant_values=-1.0)
+
+
+def tile_starts(extent: int, size: int) -> np.ndarray:
+    """First pixels of evenly spaced tiles that cover ``extent``.
+
+    Up to an eighth of a tile is left out at either border rather than embedding a
+    whole row of tiles for it.
+    """
+    n_tiles = max(1, -(-(extent - size // 4) // size))
+    span = extent - size
+    if n_tiles == 1:
+        return np.array([span // 2])
+    margin = max(0, extent - n_tiles * size) // 2
+    return np.linspace(margin, span - margin, n_tiles).round().astype(int)
+
+
+def tiles(image: np.ndarray, size: int) -> np.ndarray:
+    """Tiles (k, C, size, size) of one image (C, H, W), at least ``size`` each way."""
+    return np.stack(
+        [
+            image[:, top : top + size, left : left + size]
+            for top in tile_starts(image.shape[1], size)
+            for left in tile_starts(image.shape[2], size)
+        ]
+    )
+
+
+def random_crops(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """One square crop (k, C, size, size) at a random place of each image."""
+    n, n_channels, height, width = images.shape
+    tops = rng.integers(0, height - size + 1, n)
+    lefts = rng.integers(0, width - size + 1, n)
+    crops = np.empty((n, n_channels, size, size), dtype=images.dtype)
+    for crop, image, top, left in zip(crops, images, tops, lefts, strict=True):
+        crop[:] = image[:, top : top + size, left : left + size]
+    return crops
+
+
+def shuffled_rows(
+    n_rows: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Batches of row numbers, for ever: each row once in every pass over them all."""
+    waiting = np.empty(0, dtype=np.intp)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, rng.permutation(n_rows)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def training_batches(
+    images: ImageCollection,
+    intensity_range: np.ndarray | None,
+    *,
+    size: int,
+    batch_size: int,
+    rng: np.random.Generator,
+) -> Generator[np.ndarray]:
+    """Endless shuffled batches (batch_size, C, size, size), float32, in [-1, 1]."""
+    if images.nbytes <= _CACHE_BYTES and isinstance(images._source, FileSource):
+        images = ImageCollection.from_array(np.asarray(images))
+
+    def load(rows: np.ndarray) -> np.ndarray:
+        scaled = pad_to(load_scaled(images, rows, intensity_range), size)
+        return random_crops(scaled, size, rng)
+
+    return read_ahead(load, shuffled_rows(len(images), batch_size, rng))
+
+
+def read_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Generator[T]:
+    """Map ``function`` over ``items`` in order, one item ahead, in a thread."""
+    with ThreadPoolExecutor(1) as executor:
+        waiting = None
+        for item in items:
+            upcoming = executor.submit(function, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = upcoming
+        if waiting is not None:
+            yield waiting.result()

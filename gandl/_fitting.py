@@ -1,0 +1,43 @@
+"""The loop around the training step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from gandl._progress import LossRecorder, TrainingProgress
+from gandl.gan import Trainer
+
+
+def train(
+    trainer: Trainer,
+    batches: Iterator[np.ndarray],
+    *,
+    n_steps: int,
+    max_minutes: float,
+    decay: bool,
+    recorder: LossRecorder,
+    progress: TrainingProgress,
+) -> None:
+    """Take ``n_steps``, or as many as fit into ``max_minutes``.
+
+    ``decay`` lets the learning rate fall to 0 by half a cosine over what comes first.
+    """
+    start, fraction = time.perf_counter(), 0.0
+    for step in range(n_steps):
+        scale = (1 + math.cos(math.pi * fraction)) / 2 if decay else 1.0
+        batch = torch.from_numpy(next(batches)).to(trainer.device, non_blocking=True)
+        recorder.add(trainer.step(batch, scale))
+        minutes = (time.perf_counter() - start) / 60
+        fraction = min(1.0, max((step + 1) / n_steps, minutes / max_minutes))
+        if recorder.is_due(fraction):
+            losses = recorder.record(trainer.n_images)
+            stop = progress.update(
+                fraction, trainer.n_images, losses, trainer.augment_p
+            )
+            if stop or fraction >= 1:
+                return

@@ -1,0 +1,124 @@
+"""What users hand to an image estimator, made an ImageCollection."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import validate_data
+
+from gandl.images import ImageCollection, percentile_range
+
+
+def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
+    """Check X and make it a collection, without copying or casting arrays whole.
+
+    Sets ``n_channels_in_`` and ``image_shape_in_`` on the estimator if ``reset``,
+    otherwise holds X against them.
+    """
+    images = _collect(estimator, X, reset=reset)
+    if len(images) == 0:
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={images.shape}) while a minimum of "
+            f"1 is required by {type(estimator).__name__}."
+        )
+    if reset:
+        estimator.image_shape_in_ = tuple(int(k) for k in images.shape[1:])
+        estimator.n_channels_in_ = estimator.image_shape_in_[0]
+    else:
+        _check_shape(estimator, images)
+    return images
+
+
+def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
+    if isinstance(X, pd.DataFrame) and _holds_paths(X):
+        X = _from_paths(X)
+    elif isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
+        X = np.stack([np.asarray(image) for image in X])
+    if not isinstance(X, ImageCollection) and getattr(X, "ndim", 2) <= 2:
+        return _from_rows(estimator, X, reset=reset)
+    if reset:  # as scikit-learn has it, only flat rows have features
+        estimator.__dict__.pop("n_features_in_", None)
+        estimator.__dict__.pop("feature_names_in_", None)
+    if isinstance(X, ImageCollection):
+        return X
+    if X.ndim != 4:
+        raise ValueError(
+            f"Expected images of shape (n, channels, height, width), 4 dimensions, "
+            f"got {X.ndim} dimensions: shape {tuple(X.shape)}. Images of one channel "
+            "are X[:, None], a single image is X[None]."
+        )
+    return ImageCollection.from_array(X)
+
+
+def _holds_paths(table: pd.DataFrame) -> bool:
+    return "path" in table or (
+        table.shape[1] > 0
+        and all(
+            isinstance(value, str)
+            for column in table
+            for value in table[column].iloc[:1]
+        )
+    )
+
+
+def _from_paths(table: pd.DataFrame) -> ImageCollection:
+    if "path" in table:
+        return ImageCollection.from_table(table, path="path")
+    return ImageCollection.from_table(table, path=list(table.columns))
+
+
+def _from_rows(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
+    X = validate_data(estimator, X, reset=reset)
+    shape = estimator.image_shape
+    if shape is None and not reset and not hasattr(estimator, "n_features_in_"):
+        shape = estimator.image_shape_in_
+    if shape is None:
+        side = math.ceil(math.sqrt(X.shape[1]))
+        X = np.pad(X, [(0, 0), (0, side**2 - X.shape[1])])
+        shape = (1, side, side)
+    if len(shape) != 3 or math.prod(shape) != X.shape[1]:
+        raise ValueError(
+            f"image_shape={tuple(shape)} is to give channels, height and width whose "
+            f"product is the length of a row, {X.shape[1]}."
+        )
+    return ImageCollection.from_array(X.reshape(-1, *shape))
+
+
+def _check_shape(estimator: Any, images: ImageCollection) -> None:
+    n_channels, *extent = images.shape[1:]
+    expected, *fitted = estimator.image_shape_in_
+    if n_channels != expected:
+        raise ValueError(
+            f"X has {n_channels} channels, but {type(estimator).__name__} was fitted "
+            f"on images of {expected} channels."
+        )
+    smallest = [min(size, estimator.config_.size) for size in fitted]
+    if extent[0] < smallest[0] or extent[1] < smallest[1]:
+        raise ValueError(
+            f"X has images of {extent[0]} x {extent[1]} pixels, but "
+            f"{type(estimator).__name__} was fitted on images of {fitted[0]} x "
+            f"{fitted[1]} and embeds tiles of {smallest[0]} x {smallest[1]}: images "
+            "are to be at least that large."
+        )
+
+
+def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:
+    """Range (C, 2) of each channel over the images, if the estimator asks for it."""
+    if estimator.intensity == "dataset":
+        return percentile_range(images)
+    return None
+
+
+def row_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:
+    """Ranges to scale images by: (C, 2), (n, C, 2), or None for each image's own."""
+    if estimator.intensity != "plate":
+        return estimator.intensity_range_
+    if images.intensity_range is None:
+        raise ValueError(
+            'intensity="plate" takes the range of each plate from the collection, '
+            "and X carries none: pass X.with_intensity_range(by='plate')."
+        )
+    return images.intensity_range

@@ -1,0 +1,515 @@
+"""GANDLFeaturizer: images in, embeddings of a GAN's discriminator out."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from gandl._batches import training_batches
+from gandl._embedding import BATCH, embed
+from gandl._fitting import train
+from gandl._inputs import as_collection, learn_intensity, row_intensity
+from gandl._presets import PRESETS, make_config
+from gandl._progress import (
+    N_TICKS,
+    CallbackSupportMixin,
+    LossRecorder,
+    TrainingProgress,
+    training_progress,
+    with_callbacks,
+)
+from gandl._tensors import activation_dtype, to_arrays, to_tensors
+from gandl.gan import Trainer
+from gandl.gan._discriminator import embedding_length
+from gandl.gan._losses import LOSSES
+from gandl.images import ImageCollection
+
+_POSITIVE = Interval(Real, 0, None, closed="neither")
+_NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+_COUNT = Interval(Integral, 1, None, closed="left")
+
+
+class GANDLFeaturizer(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
+    """Embed images by a StyleGAN2 discriminator trained on them without labels.
+
+    ``fit`` trains a generator against a discriminator on crops of the images, and, by
+    default, lets the discriminator also learn by contrast of two augmented views of
+    each image. ``transform`` returns the discriminator's features.
+
+    Parameters
+    ----------
+    preset : {"default", "paper"}, default="default"
+        What each parameter below that is None becomes. "default" trains a small
+        contrastive discriminator in minutes on a laptop. "paper" is GAN-DL as
+        published [1]_, with the constants of StyleGAN2 [2]_ where the paper is silent:
+        no contrast, the penultimate layer as embedding, a large network that needs a
+        GPU for days.
+    features : {"pooled", "penultimate"} or int, default=None
+        The embedding. "pooled": mean and standard deviation over positions of every
+        block's output, concatenated; an int: the same of the block whose output has
+        that height in pixels; "penultimate": the layer before the logit.
+    image_size : int, default=None
+        Height and width, in pixels, of the crops trained on: a power of two from 32 to
+        1024. None: the largest not above the images' height and width, within 32 to
+        64. Larger images are embedded by tiles whose embeddings are averaged; smaller
+        ones are surrounded by darkness.
+    image_shape : tuple of 3 int, default=None
+        Channels, height and width of the images when X has flat rows. None: one
+        square channel.
+    intensity : {"dataset", "image", "plate"}, default="dataset"
+        What the range of a channel, from its 0.1 to its 99.9 percentile, is measured
+        on. "dataset": the images that ``fit`` sees; "image": each image on its own, so
+        that brightness is lost; "plate": the range that the collection carries, see
+        `ImageCollection.with_intensity_range`.
+    loss : {"logistic", "wgan-gp", "r3gan"}, default=None
+        The adversarial loss.
+    contrast_weight : float, default=None
+        Weight of the contrastive loss; 0 trains by the adversarial game alone.
+    adversarial_batch : int, default=None
+        Images of a batch, at most ``batch_size``, that take part in the adversarial
+        game; 0 trains by contrast alone, and the generator not at all.
+    max_kimg : float, default=None
+        Thousand images to train on, repeats counted.
+    max_minutes : float, default=None
+        Stop after so many minutes, if before ``max_kimg``. The weights then depend on
+        the speed of the machine.
+    batch_size : int, default=None
+        Images in a training step; no more than there are images.
+    learning_rate : float, default=None
+        Adam's, for both networks; it falls to 0 by half a cosine with the default
+        preset and stays with the paper's.
+    r1_gamma : float or "auto", default=None
+        Weight of the R1 penalty. "auto": ``0.0002 * image_size ** 2 / batch_size``.
+    path_length_weight : float, default=None
+        Weight of the path-length penalty.
+    style_mixing : float, default=None
+        Probability of style mixing.
+    augment : float or "adaptive", default=None
+        Probability with which each augmentation is applied to real and generated
+        images in the game. "adaptive" raises it while the discriminator overfits.
+    latent_dim : int, default=None
+        Length of latents and styles.
+    n_mapping_layers : int, default=None
+        Layers of the mapping network.
+    channel_base, channel_max : int, default=None
+        Feature maps at a resolution: ``channel_base / resolution``, at most
+        ``channel_max``.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Type of activations. "auto": bfloat16 where the processor multiplies it
+        natively. Weights, losses and embeddings are float32 in each case.
+    device : str, default="auto"
+        Where to compute, as PyTorch names it. "auto": a CUDA device if there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order, crops, latents and augmentations. The same int gives the
+        same weights bit for bit on the same machine with the same number of threads.
+    verbose : bool, default=False
+        Show a line with images seen, speed, time left, losses and augmentation.
+
+    Attributes
+    ----------
+    weights_ : dict of str to ndarray
+        Weights of the discriminator and of the generator's moving average.
+    config_ : GANConfig
+        Shape of the networks and constants of their training.
+    intensity_range_ : ndarray of shape (n_channels_in_, 2) or None
+        Intensities that become -1 and 1; None unless ``intensity="dataset"``.
+    n_channels_in_ : int
+        Channels of the images.
+    image_shape_in_ : tuple of 3 int
+        Channels, height and width of the images seen in ``fit``.
+    n_features_in_ : int
+        Length of a flat row; only if X had flat rows.
+    feature_names_in_ : ndarray of str
+        Names of the columns; only if X was a DataFrame of flat rows.
+    n_iter_ : int
+        Training steps taken.
+    n_images_seen_ : int
+        Images trained on, repeats counted.
+    loss_curve_ : dict of str to ndarray
+        Means of the losses over about a hundredth of the training each, and
+        "n_images", at which they end.
+    augment_p_ : float
+        Probability of augmentation at the end.
+    training_state_ : dict
+        What ``partial_fit`` continues from; only after ``partial_fit``.
+
+    See Also
+    --------
+    gandl.images.ImageCollection : Images on disk, as X.
+    gandl.datasets.make_screen : A simulated screen to try this on.
+
+    Notes
+    -----
+    Row i of ``transform`` depends on image i alone: the minibatch standard deviation
+    of the discriminator is held at its mean over training.
+
+    A pickle is to be loaded only from someone you trust.
+
+    References
+    ----------
+    .. [1] A. Mascolini et al., "Exploiting generative self-supervised learning for the
+       assessment of biological images with lack of annotations", BMC Bioinformatics
+       23:295, 2022.
+    .. [2] T. Karras et al., "Analyzing and improving the image quality of StyleGAN",
+       CVPR 2020, arXiv 1912.04958.
+    .. [3] T. Chen et al., "A simple framework for contrastive learning of visual
+       representations", ICML 2020, arXiv 2002.05709.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl import GANDLFeaturizer
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.integers(0, 4096, size=(8, 2, 32, 32), dtype="uint16")
+    >>> featurizer = GANDLFeaturizer(
+    ...     max_kimg=0.016, batch_size=8, channel_max=8, latent_dim=8, random_state=0
+    ... )
+    >>> featurizer.fit_transform(images).shape
+    (8, 48)
+    >>> featurizer.generate(3, random_state=0).shape
+    (3, 2, 32, 32)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "preset": [StrOptions(set(PRESETS))],
+        "features": [StrOptions({"pooled", "penultimate"}), _COUNT, None],
+        "image_size": [Interval(Integral, 32, 1024, closed="both"), None],
+        "image_shape": [tuple, list, None],
+        "intensity": [StrOptions({"dataset", "image", "plate"})],
+        "loss": [StrOptions(set(LOSSES)), None],
+        "contrast_weight": [_NOT_NEGATIVE, None],
+        "adversarial_batch": [Interval(Integral, 0, None, closed="left"), None],
+        "max_kimg": [_NOT_NEGATIVE, None],
+        "max_minutes": [_POSITIVE, None],
+        "batch_size": [_COUNT, None],
+        "learning_rate": [_POSITIVE, None],
+        "r1_gamma": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
+        "path_length_weight": [_NOT_NEGATIVE, None],
+        "style_mixing": [Interval(Real, 0, 1, closed="both"), None],
+        "augment": [
+            Interval(Real, 0, 1, closed="both"),
+            StrOptions({"adaptive"}),
+            None,
+        ],
+        "latent_dim": [_COUNT, None],
+        "n_mapping_layers": [_COUNT, None],
+        "channel_base": [_COUNT, None],
+        "channel_max": [_COUNT, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        preset: str = "default",
+        features: str | int | None = None,
+        image_size: int | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        intensity: str = "dataset",
+        loss: str | None = None,
+        contrast_weight: float | None = None,
+        adversarial_batch: int | None = None,
+        max_kimg: float | None = None,
+        max_minutes: float | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        r1_gamma: float | str | None = None,
+        path_length_weight: float | None = None,
+        style_mixing: float | None = None,
+        augment: float | str | None = None,
+        latent_dim: int | None = None,
+        n_mapping_layers: int | None = None,
+        channel_base: int | None = None,
+        channel_max: int | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.preset = preset
+        self.features = features
+        self.image_size = image_size
+        self.image_shape = image_shape
+        self.intensity = intensity
+        self.loss = loss
+        self.contrast_weight = contrast_weight
+        self.adversarial_batch = adversarial_batch
+        self.max_kimg = max_kimg
+        self.max_minutes = max_minutes
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.r1_gamma = r1_gamma
+        self.path_length_weight = path_length_weight
+        self.style_mixing = style_mixing
+        self.augment = augment
+        self.latent_dim = latent_dim
+        self.n_mapping_layers = n_mapping_layers
+        self.channel_base = channel_base
+        self.channel_max = channel_max
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> GANDLFeaturizer:
+        """Train on images, without labels.
+
+        Parameters
+        ----------
+        X : ImageCollection, array, memmap or DataFrame
+            Images: a collection, (n, C, H, W) numbers, a DataFrame of paths (column
+            "path", or one text column a channel), or flat rows (n, C * H * W).
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        GANDLFeaturizer
+            Itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            If X has no images, other than real finite numbers, or flat rows that
+            ``image_shape`` does not fit.
+        """
+        context = self._init_callback_context(max_subtasks=N_TICKS)
+        context.call_on_fit_task_begin(estimator=self, X=X)
+        images, trainer, seed = self._start(X)
+        n_images = self._resolve("max_kimg") * 1000
+        with training_progress(self, context, verbose=self.verbose) as progress:
+            decay = self._resolve("decay")
+            self._train(trainer, images, seed, n_images, progress, decay=decay)
+        self.__dict__.pop("training_state_", None)
+        context.call_on_fit_task_end(estimator=self, X=X)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None) -> GANDLFeaturizer:
+        """Train on each image once more, at a constant learning rate.
+
+        The first call learns the intensity range and sets the shape of the networks;
+        after ``fit`` the optimisers start anew.
+
+        Parameters
+        ----------
+        X : ImageCollection, array, memmap or DataFrame
+            Images as in `fit`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        GANDLFeaturizer
+            Itself, trained further.
+
+        Raises
+        ------
+        ValueError
+            If X is not as in `fit`, or its channels or size differ from those seen.
+        """
+        if hasattr(self, "weights_"):
+            images = as_collection(self, X, reset=False)
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            trainer = self._trainer(seed)
+            if hasattr(self, "training_state_"):
+                trainer.load_state(to_tensors(self.training_state_))
+            else:
+                trainer.load_weights(to_tensors(self.weights_))
+                trainer.n_steps, trainer.n_images = self.n_iter_, self.n_images_seen_
+        else:
+            images, trainer, seed = self._start(X)
+        with training_progress(self, None, verbose=self.verbose) as progress:
+            self._train(trainer, images, seed, len(images), progress, decay=False)
+        self.training_state_: dict[str, Any] = to_arrays(trainer.state())
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Embed images.
+
+        Parameters
+        ----------
+        X : ImageCollection, array, memmap or DataFrame
+            n images as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, d), float32
+            The embeddings; row i depends on image i alone.
+
+        Raises
+        ------
+        ValueError
+            If X is not as in `fit`, or its channels differ from those seen there, or
+            its images are smaller.
+        """
+        check_is_fitted(self)
+        self._check_features()
+        images = as_collection(self, X, reset=False)
+        network = self.config_.discriminator(torch.Generator())
+        self._load(network, "discriminator")
+        return embed(
+            network,
+            images,
+            row_intensity(self, images),
+            features=self._resolve("features"),
+            size=self.config_.size,
+            device=self._device(),
+        )
+
+    def generate(
+        self,
+        n_samples: int = 1,
+        *,
+        truncation: float = 1.0,
+        random_state: Any = None,
+    ) -> np.ndarray:
+        """Draw images from the generator's moving average.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        truncation : float, default=1.0
+            Below 1, styles are pulled to their mean: more typical, less varied.
+        random_state : int, RandomState instance or None, default=None
+            Seeds latents and noise.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_channels_in_, size, size), float32
+            Images, in the units of the images seen in ``fit`` if
+            ``intensity="dataset"``, otherwise from 0, dark, to 1.
+        """
+        check_is_fitted(self)
+        network = self.config_.generator(torch.Generator())
+        self._load(network, "generator")
+        device = network.constant.device
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        rng = torch.Generator(device).manual_seed(seed)
+        images = []
+        with torch.inference_mode():
+            for start in range(0, n_samples, BATCH):
+                n = min(BATCH, n_samples - start)
+                images.append(network(n, rng, truncation=truncation).cpu())
+        scaled = (torch.cat(images).clamp(-1, 1).numpy() + 1) / 2
+        if self.intensity_range_ is None:
+            return scaled
+        low, high = np.moveaxis(self.intensity_range_, -1, 0)[:, :, None, None]
+        return (scaled * (high - low) + low).astype(np.float32)
+
+    @property
+    def _n_features_out(self) -> int:
+        return embedding_length(self._resolve("features"), self.config_.block_widths)
+
+    def _resolve(self, name: str) -> Any:
+        value = getattr(self, name, None)
+        return PRESETS[self.preset].get(name) if value is None else value
+
+    def _start(self, X: Any) -> tuple[ImageCollection, Trainer, int]:
+        """Read the shape of X, and all that learning starts from."""
+        images = as_collection(self, X, reset=True)
+        self.config_ = make_config(self._resolve, images)
+        self._check_features()
+        self.intensity_range_ = learn_intensity(self, images)
+        self.loss_curve_: dict[str, np.ndarray] = {}
+        self.n_iter_ = self.n_images_seen_ = 0
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return images, self._trainer(seed), seed
+
+    def _check_features(self) -> None:
+        features, blocks = self._resolve("features"), self.config_.block_widths
+        if not isinstance(features, str) and features not in blocks:
+            raise ValueError(
+                f"features={features} is no block of a discriminator of "
+                f"{self.config_.size} pixels: its blocks are {sorted(blocks)} pixels "
+                "high."
+            )
+
+    def _device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def _trainer(self, seed: int) -> Trainer:
+        device = self._device()
+        dtype = activation_dtype(self.precision, device)
+        return Trainer(self.config_, seed, device=device, dtype=dtype)
+
+    def _load(self, network: Any, name: str) -> None:
+        """Load weights into a network for inference, on the device to use."""
+        device = self._device()
+        start = name + "."
+        network.load_state_dict(
+            {
+                key.removeprefix(start): torch.from_numpy(np.array(value))
+                for key, value in self.weights_.items()
+                if key.startswith(start)
+            }
+        )
+        network.requires_grad_(False).to(device)
+        network.dtype = activation_dtype(self.precision, device)
+
+    def _train(
+        self,
+        trainer: Trainer,
+        images: ImageCollection,
+        seed: int,
+        n_images: float,
+        progress: TrainingProgress,
+        *,
+        decay: bool,
+    ) -> None:
+        """Take the steps, and keep what was learned as fitted attributes."""
+        batch_size = min(self._resolve("batch_size"), len(images))
+        batches = training_batches(
+            images,
+            row_intensity(self, images),
+            size=self.config_.size,
+            batch_size=batch_size,
+            rng=np.random.default_rng([seed, trainer.n_steps]),
+        )
+        recorder = LossRecorder(self.loss_curve_)
+        with closing(batches):
+            train(
+                trainer,
+                batches,
+                n_steps=math.ceil(n_images / batch_size),
+                max_minutes=self.max_minutes or math.inf,
+                decay=decay,
+                recorder=recorder,
+                progress=progress,
+            )
+        self.loss_curve_ = recorder.curve()
+        self.n_iter_, self.n_images_seen_ = trainer.n_steps, trainer.n_images
+        self.augment_p_ = trainer.augment_p
+        self.weights_ = to_arrays(trainer.weights())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

@@ -1,0 +1,358 @@
+"""GANDLFeaturizer: invariants, inputs, and the ways it is used."""
+
+import pickle
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gandl import GANDLFeaturizer, ImageCollection
+from gandl.testing import parametrize_with_image_checks
+
+
+def tiny(**options):
+    network = {"channel_base": 256, "channel_max": 8, "latent_dim": 8}
+    budget = {"max_kimg": 0.016, "batch_size": 8, "random_state": 0}
+    return GANDLFeaturizer(**{**network, **budget, **options})
+
+
+@parametrize_with_checks([tiny(), tiny(preset="paper"), tiny(intensity="image")])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_image_checks([tiny(), tiny(preset="paper")])
+def test_image_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Two kinds of texture in two stains, 24 images of 4 plates."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 1000, size=(24, 2, 32, 32))
+    images[12:] = images[12:].cumsum(axis=3) // 16
+    return images.astype("uint16")
+
+
+@pytest.fixture(scope="module")
+def fitted(images):
+    return tiny().fit(images)
+
+
+LABELS = np.repeat(["treated", "control"], 12)
+PLATES = np.tile(["p1", "p2", "p3", "p4"], 6)
+
+
+@pytest.mark.parametrize(
+    ("features", "length"), [("pooled", 48), ("penultimate", 8), (16, 16), (4, 16)]
+)
+def test_choice_of_embedding(images, fitted, features, length):
+    """The choice is made at transform: training does not depend on it."""
+    other = pickle.loads(pickle.dumps(fitted)).set_params(features=features)
+    assert other.transform(images).shape == (24, length)
+    assert len(other.get_feature_names_out()) == length
+    same = tiny(features=features).fit(images)
+    assert np.array_equal(same.transform(images), other.transform(images))
+
+
+def test_a_block_that_is_not_there_is_named(images, fitted):
+    with pytest.raises(ValueError, match=r"features=32 .* \[4, 8, 16\]"):
+        clone(fitted).set_params(features=32).fit(images)
+
+
+def test_image_size_is_a_power_of_two(images):
+    with pytest.raises(ValueError, match="power of two, got 48"):
+        tiny(image_size=48).fit(images)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (32, 70), (70, 33), (100, 64)])
+def test_any_height_and_width(shape):
+    rng = np.random.default_rng(0)
+    images = rng.random((6, 3, *shape), dtype=np.float32)
+    embedding = tiny(image_size=32).fit_transform(images)
+    assert embedding.shape == (6, 48)
+    assert np.isfinite(embedding).all()
+
+
+def test_large_images_are_the_mean_of_their_tiles(images, fitted):
+    tiles = fitted.transform(images[:4])
+    left, right = np.concatenate(images[:2], axis=2), np.concatenate(images[2:4], axis=2)
+    mosaic = np.concatenate([left, right], axis=1)[None]
+    assert mosaic.shape == (1, 2, 64, 64)
+    np.testing.assert_allclose(fitted.transform(mosaic)[0], tiles.mean(axis=0), atol=1e-5)
+
+
+def test_smaller_images_than_fitted_are_refused(images, fitted):
+    with pytest.raises(ValueError, match="16 x 32 pixels.*fitted on images of 32 x 32"):
+        fitted.transform(images[:, :, :16])
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("loss", ["logistic", "wgan-gp", "r3gan"])
+def test_losses(images, preset, loss):
+    featurizer = tiny(preset=preset, loss=loss, path_length_weight=2.0).fit(images)
+    curve = featurizer.loss_curve_
+    assert {"n_images", "discriminator", "generator"} <= set(curve)
+    assert ("contrast" in curve) == (preset == "default")
+    assert all(np.isfinite(values).any() for values in curve.values())
+    assert np.isfinite(featurizer.transform(images)).all()
+
+
+def test_presets(images):
+    paper = tiny(preset="paper", latent_dim=None, channel_max=None, channel_base=None)
+    config = paper.set_params(max_kimg=0).fit(images).config_
+    assert (config.latent_dim, config.n_mapping_layers) == (512, 3)
+    assert config.block_widths == {16: 512, 8: 512, 4: 512}
+    assert config.contrast_weight == 0
+    assert config.r1_gamma == pytest.approx(0.0002 * 32**2 / 8)
+    assert (config.path_length_weight, config.style_mixing) == (2, 0.9)
+    assert config.augment == 0
+    assert paper.transform(images).shape == (24, 512)
+    default = GANDLFeaturizer(max_kimg=0, random_state=0).fit(images)
+    assert default.config_.contrast_weight > 0
+    assert default.config_.n_mapping_layers == 3
+
+
+def test_no_training_is_the_untrained_network(images):
+    featurizer = tiny(max_kimg=0).fit(images)
+    assert (featurizer.n_iter_, featurizer.n_images_seen_) == (0, 0)
+    assert featurizer.transform(images).std(axis=0).max() > 0
+
+
+def test_budget_in_images_and_in_minutes(images):
+    assert tiny(max_kimg=0.02).fit(images).n_images_seen_ == 24  # whole batches
+    short = tiny(max_kimg=1000, max_minutes=1e-6).fit(images)
+    assert short.n_iter_ == 1
+
+
+@pytest.mark.parametrize("factor", [1, 3.5])
+def test_intensity_of_each_image_hides_brightness(images, factor):
+    images = images.astype("float32")
+    brighter = images * np.float32(factor) + 10
+    featurizer = tiny(intensity="image").fit(images)
+    assert featurizer.intensity_range_ is None
+    np.testing.assert_allclose(
+        featurizer.transform(brighter), featurizer.transform(images), atol=1e-3
+    )
+
+
+def test_intensity_of_the_dataset_keeps_brightness(images, fitted):
+    assert fitted.intensity_range_.shape == (2, 2)
+    darker = fitted.transform(images // 2)
+    assert np.abs(darker - fitted.transform(images)).max() > 0.01
+
+
+def test_intensity_of_each_plate(images):
+    plate_gain = np.where(PLATES == "p2", 5, 1)[:, None, None, None]
+    uneven = (images.astype("float32") * plate_gain).astype("float32")
+    table = pd.DataFrame({"plate": PLATES})
+    collection = ImageCollection.from_array(uneven, metadata=table)
+    featurizer = tiny(intensity="plate")
+    with pytest.raises(ValueError, match="with_intensity_range"):
+        featurizer.fit(collection)
+    ranged = collection.with_intensity_range(by="plate")
+    featurizer.fit(ranged)
+    embedding = featurizer.transform(ranged)
+    # A row carries its plate's range: alone, it gives the same.
+    assert np.array_equal(featurizer.transform(ranged[5:6]), embedding[5:6])
+    # Plates that differ by a gain alone embed alike.
+    even = ImageCollection.from_array(images.astype("float32"), metadata=table)
+    np.testing.assert_allclose(
+        featurizer.transform(even.with_intensity_range(by="plate")), embedding, atol=1e-3
+    )
+
+
+def test_generate(images, fitted):
+    generated = fitted.generate(40, random_state=0)
+    assert generated.shape == (40, 2, 32, 32)
+    assert generated.dtype == np.float32
+    low, high = fitted.intensity_range_[:, 0], fitted.intensity_range_[:, 1]
+    assert (generated.min(axis=(0, 2, 3)) >= low - 1e-3).all()
+    assert (generated.max(axis=(0, 2, 3)) <= high + 1e-3).all()
+    assert np.array_equal(generated, fitted.generate(40, random_state=0))
+    assert not np.array_equal(generated, fitted.generate(40, random_state=1))
+    scaled = tiny(intensity="image").fit(images).generate(2)
+    assert 0 <= scaled.min() <= scaled.max() <= 1
+    with pytest.raises(NotFittedError):
+        tiny().generate()
+
+
+def test_partial_fit_trains_on_each_image_once_more(images):
+    featurizer = tiny()
+    for k in range(1, 4):
+        featurizer.partial_fit(images)
+        assert featurizer.n_images_seen_ == 24 * k
+        assert featurizer.loss_curve_["n_images"][-1] == 24 * k
+
+
+def test_partial_fit_continues_over_a_pickle(images):
+    straight = tiny().partial_fit(images).partial_fit(images)
+    broken = pickle.loads(pickle.dumps(tiny().partial_fit(images)))
+    broken.partial_fit(images)
+    assert np.array_equal(straight.transform(images), broken.transform(images))
+
+
+def test_partial_fit_continues_a_fit(images):
+    featurizer = tiny().fit(images)
+    before = featurizer.transform(images)
+    featurizer.partial_fit(images)
+    assert featurizer.n_images_seen_ == 16 + 24
+    change = np.abs(featurizer.transform(images) - before).max()
+    assert 0 < change < np.abs(before).max()
+    with pytest.raises(ValueError, match="3 channels.*2 channels"):
+        featurizer.partial_fit(images[:, [0, 1, 1]])
+
+
+def test_flat_rows_and_image_shape(images, fitted):
+    rows = images.reshape(24, -1)
+    flat = tiny(image_shape=(2, 32, 32)).fit(rows)
+    assert np.array_equal(flat.transform(rows), fitted.transform(images))
+    with pytest.raises(ValueError, match=r"image_shape=\(3, 32, 32\).*2048"):
+        tiny(image_shape=(3, 32, 32)).fit(rows)
+    # Without a shape: one channel, the least square that holds a row.
+    assert tiny().fit(rows[:, :1000]).image_shape_in_ == (1, 32, 32)
+
+
+def test_table_of_paths(images, fitted, tmp_path):
+    for k, image in enumerate(images):
+        tifffile.imwrite(tmp_path / f"{k}.tif", image, photometric="minisblack")
+        for c, stain in enumerate(("dna", "actin")):
+            tifffile.imwrite(tmp_path / f"{k}_{stain}.tif", image[c])
+    whole = pd.DataFrame({"path": [str(tmp_path / f"{k}.tif") for k in range(24)]})
+    by_stain = pd.DataFrame(
+        {
+            stain: [str(tmp_path / f"{k}_{stain}.tif") for k in range(24)]
+            for stain in ("dna", "actin")
+        }
+    )
+    expected = fitted.transform(images)
+    for table in (whole, by_stain):
+        assert np.array_equal(tiny().fit(table).transform(table), expected)
+
+
+def test_dimensions_are_explained(images):
+    with pytest.raises(ValueError, match=r"X\[:, None\]"):
+        tiny().fit(images[:, 0])
+
+
+def test_precision_bfloat16(images, fitted):
+    half = pickle.loads(pickle.dumps(fitted)).set_params(precision="bfloat16")
+    exact, rounded = fitted.transform(images), half.transform(images)
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+    trained = tiny(precision="bfloat16").fit(images)
+    assert all(w.dtype == np.float32 for w in trained.weights_.values())
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_line(images, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    tiny(verbose=True).fit(images)
+    shown = "".join(capsys.readouterr())
+    for word in ("16 images", "/s", "min left", "contrast", "generator", "augment"):
+        assert word in " ".join(shown.split())
+    tiny().fit(images)
+    assert "".join(capsys.readouterr()) == ""
+
+
+class Counter:
+    """Count the hundredths that a fit tells; stop it at one if asked."""
+
+    def __init__(self, stop_at=None):
+        self.stop_at, self.ended = stop_at, 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.ended += context.task_name == "images"
+        return self.ended == self.stop_at
+
+
+def test_callbacks_of_scikit_learn(images):
+    counter = Counter()
+    tiny().set_callbacks(counter).fit(images)
+    assert counter.ended == 100
+    stopped = tiny(max_kimg=0.8).set_callbacks(Counter(stop_at=3)).fit(images)
+    assert 3 <= stopped.n_iter_ < 10
+
+
+def pipeline(**options):
+    return Pipeline(
+        [
+            ("gandl", tiny(**options)),
+            ("scale", StandardScaler()),
+            ("svm", LinearSVC(random_state=0)),
+        ]
+    )
+
+
+def test_pipeline_with_a_linear_svm(images):
+    assert pipeline().fit(images, LABELS).score(images, LABELS) > 0.9
+
+
+def test_cross_validation_with_groups(images):
+    scores = cross_val_score(
+        pipeline(), images, LABELS, groups=PLATES, cv=GroupKFold(2)
+    )
+    assert len(scores) == 2
+    assert scores.mean() > 0.6
+
+
+def test_fitted_pipeline_in_a_new_process(images, tmp_path):
+    model = pipeline().fit(images, LABELS)
+    joblib.dump(model, tmp_path / "model.joblib")
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import joblib, numpy as np\n"
+        "model = joblib.load('model.joblib')\n"
+        "np.save('decision.npy', model.decision_function(np.load('images.npy')))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "decision.npy"), model.decision_function(images), atol=1e-4
+    )
+
+
+def test_memory_spares_a_gan_for_each_candidate(images, tmp_path, monkeypatch):
+    fits = []
+    original = GANDLFeaturizer.fit
+    monkeypatch.setattr(
+        GANDLFeaturizer, "fit", lambda *a, **k: fits.append(1) or original(*a, **k)
+    )
+    search = GridSearchCV(
+        pipeline().set_params(memory=str(tmp_path)), {"svm__C": [0.1, 1, 10]}, cv=2
+    )
+    search.fit(images, LABELS)
+    assert len(fits) == 3  # one a fold, one for the final refit
+
+
+def test_frozen_featurizer_is_not_trained_again(images, fitted):
+    model = make_pipeline(FrozenEstimator(fitted), StandardScaler(), LinearSVC())
+    search = GridSearchCV(model, {"linearsvc__C": [0.1, 1]}, cv=2).fit(images, LABELS)
+    inside = search.best_estimator_[0].estimator
+    assert np.array_equal(inside.transform(images), fitted.transform(images))
+
+
+def test_import_of_the_package_is_light():
+    code = "import sys, gandl; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
