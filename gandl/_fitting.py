@@ -13,6 +13,16 @@ from gandl._progress import LossRecorder, TrainingProgress
 from gandl.gan import Trainer
 
 
+# Steps in which a learning rate that decays first rises: Adam's first steps, and those
+# of contrast, are the roughest.
+WARM_UP = 30
+
+
+def learning_rate_scale(step: int, fraction: float) -> float:
+    """Rise over the first steps, then fall to 0 by half a cosine."""
+    return min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * fraction)) / 2
+
+
 def train(
     trainer: Trainer,
     batches: Iterator[np.ndarray],
@@ -25,11 +35,11 @@ def train(
 ) -> None:
     """Take ``n_steps``, or as many as fit into ``max_minutes``.
 
-    ``decay`` lets the learning rate fall to 0 by half a cosine over what comes first.
+    ``decay`` lets the learning rate rise and fall; otherwise it stays.
     """
     start, fraction = time.perf_counter(), 0.0
     for step in range(n_steps):
-        scale = (1 + math.cos(math.pi * fraction)) / 2 if decay else 1.0
+        scale = learning_rate_scale(step, fraction) if decay else 1.0
         batch = torch.from_numpy(next(batches)).to(trainer.device, non_blocking=True)
         recorder.add(trainer.step(batch, scale))
         minutes = (time.perf_counter() - start) / 60

@@ -95,8 +95,8 @@ class GANDLFeaturizer(
     batch_size : int, default=None
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
-        Adam's, for both networks; it falls to 0 by half a cosine with the default
-        preset and stays with the paper's.
+        Adam's, for both networks; with the default preset it rises for 30 steps, then
+        falls to 0 by half a cosine, with the paper's it stays.
     r1_gamma : float or "auto", default=None
         Weight of the R1 penalty. "auto": ``0.0002 * image_size ** 2 / batch_size``.
     path_length_weight : float, default=None
@@ -354,7 +354,7 @@ class GANDLFeaturizer(
         Parameters
         ----------
         X : ImageCollection, array, memmap or DataFrame
-            n images as in `fit`.
+            Images as in `fit`, n of them.
 
         Returns
         -------

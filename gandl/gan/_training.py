@@ -31,35 +31,55 @@ from gandl.gan._losses import (
 class GANConfig:
     """Shape of the networks and constants of the training step.
 
-    Attributes
+    Parameters
     ----------
-    n_channels, size : int
-        Channels, and height and width in pixels, of the images.
-    latent_dim, n_mapping_layers, channel_base, channel_max : int
-        See `Generator`.
-    loss : str
-        "logistic", "wgan-gp" or "r3gan".
-    adversarial_batch : int
+    n_channels : int
+        Channels of the images.
+    size : int
+        Height and width of the images in pixels, a power of two.
+    latent_dim : int, default=256
+        Length of latents and styles.
+    n_mapping_layers : int, default=3
+        Layers of the mapping network.
+    channel_base : int, default=1024
+        Feature maps at a resolution are ``channel_base / resolution``.
+    channel_max : int, default=256
+        The most feature maps.
+    loss : {"logistic", "wgan-gp", "r3gan"}, default="logistic"
+        The adversarial loss.
+    adversarial_batch : int, default=32
         Real images, and as many generated ones, in the adversarial game of a step; 0
         leaves the game and the generator's training out.
-    contrast_weight : float
+    contrast_weight : float, default=1.0
         Weight of the contrastive loss over the whole batch; 0 leaves it out.
-    r1_gamma : float
-        Weight of the R1 penalty ("r3gan": of R1 and R2).
-    r1_interval, path_length_interval : int
-        Steps between two penalties.
-    path_length_weight, style_mixing : float
-        Weight of the path-length penalty, probability of style mixing.
-    augment : float or None
-        Probability of augmentation in the game; None adapts it (ADA).
-    augment_kimg : float
+    r1_gamma : float, default=0.1
+        Weight of the R1 penalty; with "r3gan" of R1 and R2, taken every step.
+    r1_interval : int, default=16
+        Steps between two R1 penalties.
+    path_length_weight : float, default=2.0
+        Weight of the path-length penalty.
+    path_length_interval : int, default=4
+        Steps between two path-length penalties.
+    style_mixing : float, default=0.9
+        Probability of style mixing.
+    augment : float or None, default=None
+        Probability of augmentation in the game; None adapts it.
+    augment_kimg : float, default=500.0
         Thousand images in which adaptation can go from 0 to 1.
-    learning_rate : float
+    learning_rate : float, default=0.002
         Adam's, for both networks.
-    beta1 : float
-        Adam's first decay for the discriminator.
-    ema_kimg : float
+    ema_kimg : float, default=10.0
         Half-life of the generator's average, in thousand images at batch 32.
+
+    See Also
+    --------
+    Trainer : What trains by it.
+
+    Examples
+    --------
+    >>> from gandl.gan import GANConfig
+    >>> GANConfig(n_channels=5, size=64).block_widths
+    {32: 32, 16: 64, 8: 128, 4: 256}
     """
 
     n_channels: int
@@ -79,7 +99,6 @@ class GANConfig:
     augment: float | None = None
     augment_kimg: float = 500.0
     learning_rate: float = 0.002
-    beta1: float = 0.0
     ema_kimg: float = 10.0
 
     @property
@@ -88,7 +107,18 @@ class GANConfig:
         return block_widths(self.size, self.channel_base, self.channel_max)
 
     def generator(self, rng: torch.Generator) -> Generator:
-        """Build the generator with weights drawn from ``rng``."""
+        """Build the generator.
+
+        Parameters
+        ----------
+        rng : torch.Generator
+            Draws the weights, on the CPU.
+
+        Returns
+        -------
+        Generator
+            The network, on the CPU.
+        """
         return Generator(
             rng,
             n_channels=self.n_channels,
@@ -100,7 +130,18 @@ class GANConfig:
         )
 
     def discriminator(self, rng: torch.Generator) -> Discriminator:
-        """Build the discriminator with weights drawn from ``rng``."""
+        """Build the discriminator.
+
+        Parameters
+        ----------
+        rng : torch.Generator
+            Draws the weights, on the CPU.
+
+        Returns
+        -------
+        Discriminator
+            The network, on the CPU.
+        """
         return Discriminator(
             rng,
             n_channels=self.n_channels,
@@ -137,6 +178,21 @@ class Trainer:
         Where the networks live.
     dtype : torch.dtype
         Type of activations; weights, statistics and losses stay float32.
+
+    See Also
+    --------
+    GANConfig : Its constants.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gandl.gan import GANConfig, Trainer
+    >>> config = GANConfig(n_channels=2, size=32, channel_max=8, latent_dim=8)
+    >>> trainer = Trainer(config, seed=0)
+    >>> sorted(trainer.step(torch.zeros(4, 2, 32, 32)))
+    ['contrast', 'discriminator', 'generator', 'r1']
+    >>> trainer.n_images
+    4
     """
 
     def __init__(
@@ -170,21 +226,29 @@ class Trainer:
         self.generator_optimizer = _adam(
             self.generator.parameters(),
             config.learning_rate,
-            beta1=0.0,
             interval=config.path_length_interval if config.path_length_weight else 0,
         )
         lazy_r1 = config.loss == "logistic" and config.adversarial_batch > 0
         self.discriminator_optimizer = _adam(
             [*self.discriminator.parameters(), *self.contrast_head.parameters()],
             config.learning_rate,
-            beta1=config.beta1,
             interval=config.r1_interval if lazy_r1 else 0,
         )
 
     def step(self, real: Tensor, learning_rate_scale: float = 1.0) -> dict[str, Tensor]:
-        """Take one step on real images (N, C, size, size) in [-1, 1].
+        """Take one step of both networks.
 
-        Returns losses by name, as tensors that nobody has waited for.
+        Parameters
+        ----------
+        real : Tensor of shape (N, C, size, size)
+            Real images from -1, dark, to 1, on the trainer's device.
+        learning_rate_scale : float, default=1.0
+            Factor of the learning rate in this step.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Losses by name, as tensors that nobody has waited for.
         """
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             for group in optimizer.param_groups:
@@ -321,7 +385,14 @@ class Trainer:
         self.augment_p = min(max(self.augment_p, 0.0), 1.0)
 
     def weights(self) -> dict[str, Tensor]:
-        """What embedding and generating need: the discriminator, the average of G."""
+        """Return what embedding and generating need.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Weights of the discriminator and of the generator's moving average, by
+            names that start with "discriminator." and "generator.".
+        """
         return _prefixed(
             {
                 "discriminator": self.discriminator.state_dict(),
@@ -330,13 +401,25 @@ class Trainer:
         )
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Continue from what `weights` returned; optimisers start anew."""
+        """Continue from weights; the optimisers start anew.
+
+        Parameters
+        ----------
+        weights : dict of str to Tensor
+            What `weights` returned.
+        """
         self.discriminator.load_state_dict(_under("discriminator", weights))
         for network in (self.generator, self.average):
             network.load_state_dict(_under("generator", weights))
 
     def state(self) -> dict[str, Any]:
-        """All that a later step depends on."""
+        """Return all that a later step depends on.
+
+        Returns
+        -------
+        dict
+            Nested dicts and lists of tensors and numbers, not copied.
+        """
         return {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -353,7 +436,13 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned, bit for bit; it is copied."""
+        """Continue from a state, bit for bit.
+
+        Parameters
+        ----------
+        state : dict
+            What `state` returned; it is copied.
+        """
         state = copy.deepcopy(state)
         for name in ("generator", "discriminator", "contrast_head", "average"):
             getattr(self, name).load_state_dict(state[name])
@@ -366,14 +455,11 @@ class Trainer:
         self.augment_p = state["augment_p"]
 
 
-def _adam(
-    parameters: Any, learning_rate: float, *, beta1: float, interval: int
-) -> torch.optim.Adam:
+def _adam(parameters: Any, learning_rate: float, *, interval: int) -> torch.optim.Adam:
     """Adam; with a penalty step every ``interval`` steps, its constants adjusted."""
     c = interval / (interval + 1) if interval else 1.0
-    optimizer = torch.optim.Adam(
-        parameters, lr=learning_rate * c, betas=(beta1**c, 0.99**c), eps=1e-8
-    )
+    # 0.0 and not 0: an integer is refused.
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate * c, betas=(0.0, 0.99**c))
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
