@@ -125,14 +125,16 @@ def _text(
     losses: dict[str, float],
     augment_p: float,
 ) -> str:
+    # Short enough for a terminal of 80 columns.
+    shown = {"contrast": "contrast", "discriminator": "D", "generator": "G"}
     parts = [
         f"{n_images:,} images",
         f"{speed:.0f}/s",
         f"{seconds_left / 60:.1f} min left",
-        *(f"{name} {value:.2f}" for name, value in losses.items()),
+        *(f"{shown[name]} {losses[name]:.2f}" for name in shown if name in losses),
         f"augment {augment_p:.2f}",
     ]
-    return "  ".join(parts)
+    return " ".join(parts)
 
 
 class _Silent:
@@ -152,7 +154,7 @@ class _Plain:
     def __call__(self, fraction: float, text: str) -> None:
         if int(fraction * 10) > self.printed:
             self.printed = int(fraction * 10)
-            print(f"GANDLFeaturizer {fraction:4.0%}  {text}", file=sys.stderr)
+            print(f"{fraction:4.0%} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass
@@ -160,14 +162,13 @@ class _Plain:
 
 class _Rich:
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (
-            TextColumn("GANDLFeaturizer"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"),
+        line = TextColumn("{task.percentage:>3.0f}% {task.fields[text]}")
+        self.progress = Progress(
+            line, BarColumn(bar_width=10), console=Console(stderr=True)
         )
-        self.progress = Progress(*columns)
         self.task = self.progress.add_task("fit", total=1.0, text="")
         self.progress.start()
 

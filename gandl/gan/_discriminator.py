@@ -50,6 +50,22 @@ class Discriminator(nn.Module):
         ``channel_max``.
     stddev_group : int
         Images in a group of the minibatch standard deviation; 0 leaves it out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gandl.gan import Discriminator
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> discriminator = Discriminator(
+    ...     rng, n_channels=3, size=16, channel_base=64, channel_max=8
+    ... )
+    >>> images = 2 * torch.rand((4, 3, 16, 16), generator=rng) - 1
+    >>> discriminator(images).shape
+    torch.Size([4])
+    >>> discriminator.block_widths
+    {8: 8, 4: 8}
+    >>> discriminator.embed(images, "pooled").shape
+    torch.Size([4, 32])
     """
 
     def __init__(
@@ -80,7 +96,20 @@ class Discriminator(nn.Module):
         self.mean_stddev: Tensor
 
     def trunk(self, images: Tensor, n_blocks: int | None = None) -> list[Tensor]:
-        """Output (N, width, H, W) of each of the first ``n_blocks`` blocks."""
+        """Compute the output of each of the first blocks.
+
+        Parameters
+        ----------
+        images : Tensor of shape (N, C, size, size)
+            Images in [-1, 1].
+        n_blocks : int, default=None
+            How many blocks; None: all.
+
+        Returns
+        -------
+        list of Tensor of shape (N, width, H, W)
+            The outputs, in the type of activations; ``block_widths`` has H and width.
+        """
         x = leaky_relu(self.from_image(images.to(self.dtype)))
         # One channel is contiguous in every format: without this, all of D is NCHW.
         x = x.contiguous(memory_format=torch.channels_last)
@@ -91,9 +120,19 @@ class Discriminator(nn.Module):
         return outputs
 
     def penultimate(self, x: Tensor, stddev: Tensor | None) -> Tensor:
-        """Features (N, width) before the logit, float32, from the last block's map.
+        """Compute the features before the logit.
 
-        ``stddev`` (N, 1, 1, 1) is the minibatch statistic beside it.
+        Parameters
+        ----------
+        x : Tensor of shape (N, width, 4, 4)
+            Output of the last block.
+        stddev : Tensor of shape (N, 1, 1, 1) or None
+            The minibatch statistic; None if ``stddev_group`` is 0.
+
+        Returns
+        -------
+        Tensor of shape (N, width), float32
+            The features.
         """
         if stddev is not None:
             plane = stddev.to(x.dtype).expand(-1, -1, *x.shape[2:])
@@ -102,29 +141,67 @@ class Discriminator(nn.Module):
         return at_least_float32(leaky_relu(self.dense(x.flatten(1))))
 
     def head(self, x: Tensor) -> Tensor:
-        """Logits (N,) from the last block's map (N, width, 4, 4)."""
+        """Compute logits from the output of the last block.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, width, 4, 4)
+            Output of the last block.
+
+        Returns
+        -------
+        Tensor of shape (N,), float32
+            The logits.
+        """
         stddev = minibatch_stddev(x, self.stddev_group) if self.stddev_group else None
         return self.logit(self.penultimate(x, stddev))[:, 0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N,): large for images that look real."""
+        """Compute logits, large for images that look real.
+
+        Parameters
+        ----------
+        images : Tensor of shape (N, C, size, size)
+            Images in [-1, 1].
+
+        Returns
+        -------
+        Tensor of shape (N,), float32
+            The logits.
+        """
         return self.head(self.trunk(images)[-1])
 
     @torch.no_grad()
     def track_stddev(self, x: Tensor, step: int) -> None:
-        """Follow the statistic of real images' last map ``x`` in training.
+        """Follow the mean minibatch statistic of real images in training.
 
-        Decay 0.99; a plain mean over the first steps.
+        Parameters
+        ----------
+        x : Tensor of shape (N, width, 4, 4)
+            Output of the last block for real images.
+        step : int
+            Number of the training step: decay 0.99, a plain mean over the first.
         """
         if self.stddev_group:
             batch_mean = minibatch_stddev(x, self.stddev_group).mean()
             self.mean_stddev.lerp_(batch_mean, max(1 / (step + 1), 0.01))
 
     def embed(self, images: Tensor, features: str | int) -> Tensor:
-        """Embedding (N, d), float32, each row a function of its image alone.
+        """Embed images, each as a function of itself alone.
 
-        ``features`` is "pooled" (mean and standard deviation over positions of every
-        block), the resolution of one block, or "penultimate".
+        Parameters
+        ----------
+        images : Tensor of shape (N, C, size, size)
+            Images in [-1, 1].
+        features : {"pooled", "penultimate"} or int
+            "pooled": mean and standard deviation over positions of every block's
+            output, concatenated; an int: the same of the block whose output has that
+            height in pixels; "penultimate": the layer before the logit.
+
+        Returns
+        -------
+        Tensor of shape (N, d), float32
+            The embeddings.
         """
         if features == "pooled":
             return torch.cat([_pool(x) for x in self.trunk(images)], dim=1)

@@ -85,6 +85,8 @@ class ToImage(nn.Module):
 class Generator(nn.Module):
     """StyleGAN2's generator: latents (N, latent_dim) to images (N, C, size, size).
 
+    Images scale from -1 (dark) to 1, which no layer enforces.
+
     Parameters
     ----------
     rng : torch.Generator
@@ -100,6 +102,28 @@ class Generator(nn.Module):
     channel_base, channel_max : int
         Feature maps at a resolution: ``channel_base / resolution``, at most
         ``channel_max``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gandl.gan import Generator
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> generator = Generator(
+    ...     rng,
+    ...     n_channels=3,
+    ...     size=16,
+    ...     latent_dim=8,
+    ...     n_mapping_layers=2,
+    ...     channel_base=64,
+    ...     channel_max=8,
+    ... )
+    >>> generator(2, rng).shape
+    torch.Size([2, 3, 16, 16])
+    >>> ws = generator.styles(2, rng, mixing=0.9)
+    >>> ws.shape
+    torch.Size([2, 6, 8])
+    >>> generator.synthesize(ws, rng).dtype
+    torch.float32
     """
 
     def __init__(
@@ -134,7 +158,20 @@ class Generator(nn.Module):
         return len(self.convs) + 1
 
     def latents(self, n: int, rng: torch.Generator) -> Tensor:
-        """Draw ``n`` latents (n, latent_dim) from N(0, 1)."""
+        """Draw latents from N(0, 1).
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        rng : torch.Generator
+            Draws them, on the device of the weights.
+
+        Returns
+        -------
+        Tensor of shape (n, latent_dim), float32
+            The latents.
+        """
         device = self.constant.device
         return torch.randn((n, self.latent_dim), generator=rng, device=device)
 
@@ -146,11 +183,24 @@ class Generator(nn.Module):
         mixing: float = 0.0,
         step: int | None = None,
     ) -> Tensor:
-        """Draw styles (n, n_styles, latent_dim).
+        """Draw a style for each layer of each image.
 
-        With probability ``mixing`` an image takes the styles after a random layer
-        from a second latent (style mixing). With the number of the training ``step``
-        the mean style is updated.
+        Parameters
+        ----------
+        n : int
+            Number of images.
+        rng : torch.Generator
+            Draws latents and mixing, on the device of the weights.
+        mixing : float, default=0.0
+            Probability that an image takes the styles after a random layer from a
+            second latent (style mixing).
+        step : int, default=None
+            Number of the training step; with it, the mean style is updated.
+
+        Returns
+        -------
+        Tensor of shape (n, n_styles, latent_dim), float32
+            The styles.
         """
         w = self.mapping(self.latents(n, rng))
         if step is not None:
@@ -165,7 +215,20 @@ class Generator(nn.Module):
         return torch.where((layer >= cut) & (draws[1] < mixing), other, ws)
 
     def synthesize(self, ws: Tensor, rng: torch.Generator) -> Tensor:
-        """Styles (N, n_styles, latent_dim) to images (N, C, size, size), float32."""
+        """Make images from styles.
+
+        Parameters
+        ----------
+        ws : Tensor of shape (N, n_styles, latent_dim), float32
+            The styles.
+        rng : torch.Generator
+            Draws the noise, on the device of the weights.
+
+        Returns
+        -------
+        Tensor of shape (N, C, size, size), float32
+            Images of about -1 to 1, not clipped.
+        """
         x = self.constant.to(self.dtype).expand(len(ws), -1, -1, -1)
         x = self.convs[0](
             x.contiguous(memory_format=torch.channels_last), ws[:, 0], rng
@@ -181,7 +244,22 @@ class Generator(nn.Module):
     def forward(
         self, n: int, rng: torch.Generator, *, truncation: float = 1.0
     ) -> Tensor:
-        """Draw ``n`` images; ``truncation`` below 1 pulls styles to their mean."""
+        """Draw images.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        rng : torch.Generator
+            Draws latents and noise, on the device of the weights.
+        truncation : float, default=1.0
+            Below 1, styles are pulled to their mean: more typical, less varied.
+
+        Returns
+        -------
+        Tensor of shape (n, C, size, size), float32
+            Images of about -1 to 1, not clipped.
+        """
         ws = self.styles(n, rng)
         ws = self.mapping.mean_style.lerp(ws, truncation)
         return self.synthesize(ws, rng)
