@@ -37,7 +37,7 @@ from gandl.images import ImageCollection, percentile_range
 DEFAULT, WIDTHS = PRESETS["default"], ("latent_dim", "channel_base", "channel_max")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": DEFAULT,
-    "no-contrast": DEFAULT | {"contrast_weight": 0.0},
+    "no-contrast": DEFAULT | {"contrast_learning_rate": 0.0},
     "contrast-only": DEFAULT | {"adversarial_batch": 0},
     "paper-narrow": PRESETS["paper"] | {k: DEFAULT[k] for k in WIDTHS},
     "paper": PRESETS["paper"],

@@ -12,7 +12,6 @@ import torch
 from gandl._progress import LossRecorder, TrainingProgress
 from gandl.gan import Trainer
 
-
 # Steps in which a learning rate that decays first rises: Adam's first steps, and those
 # of contrast, are the roughest.
 WARM_UP = 30

@@ -82,8 +82,8 @@ class GANDLFeaturizer(
         `ImageCollection.with_intensity_range`.
     loss : {"logistic", "wgan-gp", "r3gan"}, default=None
         The adversarial loss.
-    contrast_weight : float, default=None
-        Weight of the contrastive loss; 0 trains by the adversarial game alone.
+    contrast_learning_rate : float, default=None
+        Adam's for the contrastive loss; 0 trains by the adversarial game alone.
     adversarial_batch : int, default=None
         Images of a batch, at most ``batch_size``, that take part in the adversarial
         game; 0 trains by contrast alone, and the generator not at all.
@@ -95,8 +95,9 @@ class GANDLFeaturizer(
     batch_size : int, default=None
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
-        Adam's, for both networks; with the default preset it rises for 30 steps, then
-        falls to 0 by half a cosine, with the paper's it stays.
+        Adam's for the adversarial game, both networks. With the default preset, all
+        learning rates rise for 30 steps, then fall to 0 by half a cosine; with the
+        paper's they stay.
     r1_gamma : float or "auto", default=None
         Weight of the R1 penalty. "auto": ``0.0002 * image_size ** 2 / batch_size``.
     path_length_weight : float, default=None
@@ -196,7 +197,7 @@ class GANDLFeaturizer(
         "image_shape": [tuple, list, None],
         "intensity": [StrOptions({"dataset", "image", "plate"})],
         "loss": [StrOptions(set(LOSSES)), None],
-        "contrast_weight": [_NOT_NEGATIVE, None],
+        "contrast_learning_rate": [_NOT_NEGATIVE, None],
         "adversarial_batch": [Interval(Integral, 0, None, closed="left"), None],
         "max_kimg": [_NOT_NEGATIVE, None],
         "max_minutes": [_POSITIVE, None],
@@ -229,7 +230,7 @@ class GANDLFeaturizer(
         image_shape: tuple[int, int, int] | None = None,
         intensity: str = "dataset",
         loss: str | None = None,
-        contrast_weight: float | None = None,
+        contrast_learning_rate: float | None = None,
         adversarial_batch: int | None = None,
         max_kimg: float | None = None,
         max_minutes: float | None = None,
@@ -254,7 +255,7 @@ class GANDLFeaturizer(
         self.image_shape = image_shape
         self.intensity = intensity
         self.loss = loss
-        self.contrast_weight = contrast_weight
+        self.contrast_learning_rate = contrast_learning_rate
         self.adversarial_batch = adversarial_batch
         self.max_kimg = max_kimg
         self.max_minutes = max_minutes

@@ -89,14 +89,21 @@ def test_any_height_and_width(shape):
 
 def test_large_images_are_the_mean_of_their_tiles(images, fitted):
     tiles = fitted.transform(images[:4])
-    left, right = np.concatenate(images[:2], axis=2), np.concatenate(images[2:4], axis=2)
+    left, right = (
+        np.concatenate(images[:2], axis=2),
+        np.concatenate(images[2:4], axis=2),
+    )
     mosaic = np.concatenate([left, right], axis=1)[None]
     assert mosaic.shape == (1, 2, 64, 64)
-    np.testing.assert_allclose(fitted.transform(mosaic)[0], tiles.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        fitted.transform(mosaic)[0], tiles.mean(axis=0), atol=1e-5
+    )
 
 
 def test_smaller_images_than_fitted_are_refused(images, fitted):
-    with pytest.raises(ValueError, match="16 x 32 pixels.*fitted on images of 32 x 32"):
+    with pytest.raises(
+        ValueError, match=r"16 x 32 pixels.*fitted on images of 32 x 32"
+    ):
         fitted.transform(images[:, :, :16])
 
 
@@ -116,13 +123,13 @@ def test_presets(images):
     config = paper.set_params(max_kimg=0).fit(images).config_
     assert (config.latent_dim, config.n_mapping_layers) == (512, 3)
     assert config.block_widths == {16: 512, 8: 512, 4: 512}
-    assert config.contrast_weight == 0
+    assert config.contrast_learning_rate == 0
     assert config.r1_gamma == pytest.approx(0.0002 * 32**2 / 8)
     assert (config.path_length_weight, config.style_mixing) == (2, 0.9)
     assert config.augment == 0
     assert paper.transform(images).shape == (24, 512)
     default = GANDLFeaturizer(max_kimg=0, random_state=0).fit(images)
-    assert default.config_.contrast_weight > 0
+    assert default.config_.contrast_learning_rate > 0
     assert default.config_.n_mapping_layers == 3
 
 
@@ -171,7 +178,9 @@ def test_intensity_of_each_plate(images):
     # Plates that differ by a gain alone embed alike.
     even = ImageCollection.from_array(images.astype("float32"), metadata=table)
     np.testing.assert_allclose(
-        featurizer.transform(even.with_intensity_range(by="plate")), embedding, atol=1e-3
+        featurizer.transform(even.with_intensity_range(by="plate")),
+        embedding,
+        atol=1e-3,
     )
 
 
@@ -212,7 +221,7 @@ def test_partial_fit_continues_a_fit(images):
     assert featurizer.n_images_seen_ == 16 + 24
     change = np.abs(featurizer.transform(images) - before).max()
     assert 0 < change < np.abs(before).max()
-    with pytest.raises(ValueError, match="3 channels.*2 channels"):
+    with pytest.raises(ValueError, match=r"3 channels.*2 channels"):
         featurizer.partial_fit(images[:, [0, 1, 1]])
 
 
@@ -262,7 +271,7 @@ def test_progress_line(images, capsys, monkeypatch, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     tiny(verbose=True).fit(images)
     shown = "".join(capsys.readouterr())
-    for word in ("16 images", "/s", "min left", "contrast", "generator", "augment"):
+    for word in ("16 images", "/s", "min left", "contrast", "D ", "G ", "augment"):
         assert word in " ".join(shown.split())
     tiny().fit(images)
     assert "".join(capsys.readouterr()) == ""

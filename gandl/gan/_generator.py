@@ -239,7 +239,8 @@ class Generator(nn.Module):
             x = self.convs[layer](x, ws[:, layer], rng)
             x = self.convs[layer + 1](x, ws[:, layer + 1], rng)
             image = upsample(image) + to_image(x, ws[:, layer + 2])
-        return image
+        # Beyond its border, upsampling meets zeros: let them be dark.
+        return image - 1
 
     def forward(
         self, n: int, rng: torch.Generator, *, truncation: float = 1.0

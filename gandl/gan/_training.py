@@ -50,8 +50,8 @@ class GANConfig:
     adversarial_batch : int, default=32
         Real images, and as many generated ones, in the adversarial game of a step; 0
         leaves the game and the generator's training out.
-    contrast_weight : float, default=1.0
-        Weight of the contrastive loss over the whole batch; 0 leaves it out.
+    contrast_learning_rate : float, default=0.02
+        Adam's for the contrastive loss, which has moments of its own; 0 leaves it out.
     r1_gamma : float, default=0.1
         Weight of the R1 penalty; with "r3gan" of R1 and R2, taken every step.
     r1_interval : int, default=16
@@ -67,7 +67,7 @@ class GANConfig:
     augment_kimg : float, default=500.0
         Thousand images in which adaptation can go from 0 to 1.
     learning_rate : float, default=0.002
-        Adam's, for both networks.
+        Adam's for the adversarial game, both networks.
     ema_kimg : float, default=10.0
         Half-life of the generator's average, in thousand images at batch 32.
 
@@ -90,7 +90,7 @@ class GANConfig:
     channel_max: int = 256
     loss: str = "logistic"
     adversarial_batch: int = 32
-    contrast_weight: float = 1.0
+    contrast_learning_rate: float = 0.02
     r1_gamma: float = 0.1
     r1_interval: int = 16
     path_length_weight: float = 2.0
@@ -223,17 +223,26 @@ class Trainer:
 
     def _make_optimizers(self) -> None:
         config = self.config
-        self.generator_optimizer = _adam(
-            self.generator.parameters(),
-            config.learning_rate,
-            interval=config.path_length_interval if config.path_length_weight else 0,
-        )
-        lazy_r1 = config.loss == "logistic" and config.adversarial_batch > 0
-        self.discriminator_optimizer = _adam(
-            [*self.discriminator.parameters(), *self.contrast_head.parameters()],
-            config.learning_rate,
-            interval=config.r1_interval if lazy_r1 else 0,
-        )
+        lr, discriminator = config.learning_rate, self.discriminator
+        self.optimizers = {
+            "generator": _adam(
+                self.generator.parameters(),
+                lr,
+                interval=config.path_length_interval * (config.path_length_weight > 0),
+            ),
+            "discriminator": _adam(
+                discriminator.parameters(),
+                lr,
+                interval=config.r1_interval * (config.loss == "logistic"),
+            ),
+            # Moments of its own: the contrastive loss is smooth and wants momentum,
+            # the adversarial game does not bear it.
+            "contrast": _adam(
+                [*_trunk(discriminator), *self.contrast_head.parameters()],
+                config.contrast_learning_rate,
+                beta1=0.9,
+            ),
+        }
 
     def step(self, real: Tensor, learning_rate_scale: float = 1.0) -> dict[str, Tensor]:
         """Take one step of both networks.
@@ -250,18 +259,28 @@ class Trainer:
         dict of str to Tensor
             Losses by name, as tensors that nobody has waited for.
         """
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+        for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * learning_rate_scale
         losses: dict[str, Tensor] = {}
         real = dihedral(real, self.rng)
+        if self.config.contrast_learning_rate:
+            losses["contrast"] = self._update_by_contrast(real)
         if self.config.adversarial_batch:
             losses |= self._adversarial_step(real)
-        else:
-            losses |= self._update_discriminator(real)
         self.n_steps += 1
         self.n_images += len(real)
         return losses
+
+    def _update_by_contrast(self, real: Tensor) -> Tensor:
+        loss = self._contrastive_loss(real)
+        self._descend("contrast", loss)
+        return loss.detach()
+
+    def _descend(self, optimizer: str, loss: Tensor) -> None:
+        self.optimizers[optimizer].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[optimizer].step()
 
     def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
         n = min(self.config.adversarial_batch, len(real))
@@ -271,7 +290,7 @@ class Trainer:
         fake = self.generator.synthesize(ws, self.rng)
         fake_seen = adaptive_augment(fake, self.augment_p, self.rng)
         real_seen = adaptive_augment(real[:n], self.augment_p, self.rng)
-        losses = self._update_discriminator(real, real_seen, fake_seen.detach())
+        losses = self._update_discriminator(real_seen, fake_seen.detach())
         # The same generated images serve the generator: its weights have not moved.
         losses["generator"] = self._update_generator(fake_seen, real_seen)
         self._update_average(len(real))
@@ -279,27 +298,14 @@ class Trainer:
             self._adapt_augmentation(4 * n)
         return losses
 
-    def _update_discriminator(
-        self, real: Tensor, real_seen: Tensor | None = None, fake: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        config, optimizer = self.config, self.discriminator_optimizer
-        losses = {}
-        optimizer.zero_grad(set_to_none=True)
-        if real_seen is not None and fake is not None:
-            loss = self._discriminator_loss(real_seen, fake)
-            loss.backward()
-            losses["discriminator"] = loss.detach()
-        if config.contrast_weight:
-            loss = self._contrastive_loss(real)
-            (config.contrast_weight * loss).backward()
-            losses["contrast"] = loss.detach()
-        optimizer.step()
-        due = config.loss == "logistic" and self.n_steps % config.r1_interval == 0
-        if due and real_seen is not None:
-            optimizer.zero_grad(set_to_none=True)
-            penalty = self._r1(real_seen)
-            (penalty * config.r1_interval).backward()
-            optimizer.step()
+    def _update_discriminator(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        loss = self._discriminator_loss(real, fake)
+        self._descend("discriminator", loss)
+        losses = {"discriminator": loss.detach()}
+        if config.loss == "logistic" and self.n_steps % config.r1_interval == 0:
+            penalty = self._r1(real)
+            self._descend("discriminator", penalty * config.r1_interval)
             losses["r1"] = penalty.detach()
         return losses
 
@@ -337,26 +343,22 @@ class Trainer:
         return self.config.r1_gamma / 2 * penalty
 
     def _update_generator(self, fake: Tensor, real: Tensor) -> Tensor:
-        config, optimizer = self.config, self.generator_optimizer
+        config = self.config
         self.discriminator.requires_grad_(False)
         real_logits = None
         if config.loss == "r3gan":
             with torch.no_grad():
                 real_logits = self.discriminator(real)
         loss = generator_loss(config.loss, self.discriminator(fake), real_logits)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        self._descend("generator", loss)
         self.discriminator.requires_grad_(True)
         if (
             config.path_length_weight
             and self.n_steps % config.path_length_interval == 0
         ):
-            optimizer.zero_grad(set_to_none=True)
             penalty = self._path_length(max(1, len(fake) // 2))
             weight = config.path_length_weight * config.path_length_interval
-            (penalty * weight).backward()
-            optimizer.step()
+            self._descend("generator", penalty * weight)
         return loss.detach()
 
     def _path_length(self, n: int) -> Tensor:
@@ -425,8 +427,7 @@ class Trainer:
             "discriminator": self.discriminator.state_dict(),
             "contrast_head": self.contrast_head.state_dict(),
             "average": self.average.state_dict(),
-            "generator_optimizer": self.generator_optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "optimizers": {k: v.state_dict() for k, v in self.optimizers.items()},
             "rng": self.rng.get_state(),
             "mean_path_length": self.mean_path_length,
             "signs": list(self._signs),
@@ -446,8 +447,8 @@ class Trainer:
         state = copy.deepcopy(state)
         for name in ("generator", "discriminator", "contrast_head", "average"):
             getattr(self, name).load_state_dict(state[name])
-        for name in ("generator_optimizer", "discriminator_optimizer"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self.rng.set_state(state["rng"])
         self.mean_path_length = state["mean_path_length"]
         self._signs = list(state["signs"])
@@ -455,14 +456,21 @@ class Trainer:
         self.augment_p = state["augment_p"]
 
 
-def _adam(parameters: Any, learning_rate: float, *, interval: int) -> torch.optim.Adam:
+def _adam(
+    parameters: Any, learning_rate: float, *, beta1: float = 0.0, interval: int = 0
+) -> torch.optim.Adam:
     """Adam; with a penalty step every ``interval`` steps, its constants adjusted."""
     c = interval / (interval + 1) if interval else 1.0
-    # 0.0 and not 0: an integer is refused.
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate * c, betas=(0.0, 0.99**c))
+    optimizer = torch.optim.Adam(
+        parameters, lr=learning_rate * c, betas=(beta1**c, 0.99**c)
+    )
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _trunk(network: Discriminator) -> list[nn.Parameter]:
+    return [*network.from_image.parameters(), *network.blocks.parameters()]
 
 
 def _prefixed(states: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,0 +1,48 @@
+"""The code of the README runs, block after block, as a reader would run it."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gandl._presets
+from gandl.datasets import make_screen
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture
+def small_budget(monkeypatch):
+    """The same code with a network and a budget for tests."""
+    tiny = {"channel_max": 8, "latent_dim": 8, "max_kimg": 0.032, "batch_size": 8}
+    default = gandl._presets.PRESETS["default"] | tiny
+    monkeypatch.setitem(gandl._presets.PRESETS, "default", default)
+
+
+def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    assert len(code) >= 6
+    space = {}
+    for block in code:
+        if "my_screen" in block:
+            check_folder(block, tmp_path)
+        else:
+            exec(compile(block, str(README), "exec"), space)
+    assert space["scores"].shape == (2,)
+    assert space["search"].best_params_["svm__C"] in (0.001, 0.01, 0.1)
+    assert space["generated"].shape == (16, 3, 64, 64)
+    assert np.isfinite(space["generated"]).all()
+
+
+def check_folder(block, folder):
+    """The block on files reads a screen whose paths are as its pattern says."""
+    make_screen(
+        n_plates=1, n_compounds=0, n_controls=1, image_size=64, folder=folder / "made"
+    )
+    (folder / "made/images/cobblestone-1").rename(folder / "my_screen")
+    space = {}
+    exec(compile(block, str(README), "exec"), space)
+    assert space["images"].shape == (2, 3, 64, 64)
+    assert list(space["images"].metadata) == ["plate", "well", "site"]
