@@ -49,11 +49,9 @@ def tile_starts(extent: int, size: int) -> np.ndarray:
     whole row of tiles for it.
     """
     n_tiles = max(1, -(-(extent - size // 4) // size))
-    span = extent - size
-    if n_tiles == 1:
-        return np.array([span // 2])
     margin = max(0, extent - n_tiles * size) // 2
-    return np.linspace(margin, span - margin, n_tiles).round().astype(int)
+    step = size if n_tiles * size <= extent else (extent - size) / (n_tiles - 1)
+    return margin + (np.arange(n_tiles) * step).round().astype(int)
 
 
 def tiles(image: np.ndarray, size: int) -> np.ndarray:

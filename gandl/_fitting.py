@@ -12,14 +12,22 @@ import torch
 from gandl._progress import LossRecorder, TrainingProgress
 from gandl.gan import Trainer
 
-# Steps in which a learning rate that decays first rises: Adam's first steps, and those
-# of contrast, are the roughest.
+# Steps in which the learning rate rises: under contrast, the first are the roughest.
 WARM_UP = 30
 
 
-def learning_rate_scale(step: int, fraction: float) -> float:
-    """Rise over the first steps, then fall to 0 by half a cosine."""
-    return min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * fraction)) / 2
+def learning_rate_scale(schedule: str, step: int, fraction: float) -> float:
+    """Factor of the learning rate at a step, after a fraction of the training.
+
+    "constant"; "warm-up": rises over the first steps; "cosine": and then falls to 0 by
+    half a cosine.
+    """
+    if schedule == "constant":
+        return 1.0
+    rise = min(1.0, (step + 1) / WARM_UP)
+    return (
+        rise if schedule == "warm-up" else rise * (1 + math.cos(math.pi * fraction)) / 2
+    )
 
 
 def train(
@@ -28,17 +36,17 @@ def train(
     *,
     n_steps: int,
     max_minutes: float,
-    decay: bool,
+    schedule: str,
     recorder: LossRecorder,
     progress: TrainingProgress,
 ) -> None:
     """Take ``n_steps``, or as many as fit into ``max_minutes``.
 
-    ``decay`` lets the learning rate rise and fall; otherwise it stays.
+    ``schedule`` is that of `learning_rate_scale`.
     """
     start, fraction = time.perf_counter(), 0.0
     for step in range(n_steps):
-        scale = learning_rate_scale(step, fraction) if decay else 1.0
+        scale = learning_rate_scale(schedule, trainer.n_steps, fraction)
         batch = torch.from_numpy(next(batches)).to(trainer.device, non_blocking=True)
         recorder.add(trainer.step(batch, scale))
         minutes = (time.perf_counter() - start) / 60

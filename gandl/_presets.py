@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channel_base": 1024,
         "channel_max": 256,
         "ema_kimg": 2.0,
-        "decay": True,
+        "schedule": "cosine",
     },
     "paper": {
         "features": "penultimate",
@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channel_base": 16_384,
         "channel_max": 512,
         "ema_kimg": 10.0,
-        "decay": False,
+        "schedule": "constant",
     },
 }
 

@@ -303,15 +303,15 @@ class GANDLFeaturizer(
         images, trainer, seed = self._start(X)
         n_images = self._resolve("max_kimg") * 1000
         with training_progress(self, context, verbose=self.verbose) as progress:
-            decay = self._resolve("decay")
-            self._train(trainer, images, seed, n_images, progress, decay=decay)
+            schedule = self._resolve("schedule")
+            self._train(trainer, images, seed, n_images, progress, schedule=schedule)
         self.__dict__.pop("training_state_", None)
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None) -> GANDLFeaturizer:
-        """Train on each image once more, at a constant learning rate.
+        """Train on each image once more, at a learning rate that does not fall.
 
         The first call learns the intensity range and sets the shape of the networks;
         after ``fit`` the optimisers start anew.
@@ -344,8 +344,9 @@ class GANDLFeaturizer(
                 trainer.n_steps, trainer.n_images = self.n_iter_, self.n_images_seen_
         else:
             images, trainer, seed = self._start(X)
+        schedule = self._resolve("schedule").replace("cosine", "warm-up")
         with training_progress(self, None, verbose=self.verbose) as progress:
-            self._train(trainer, images, seed, len(images), progress, decay=False)
+            self._train(trainer, images, seed, len(images), progress, schedule=schedule)
         self.training_state_: dict[str, Any] = to_arrays(trainer.state())
         return self
 
@@ -483,7 +484,7 @@ class GANDLFeaturizer(
         n_images: float,
         progress: TrainingProgress,
         *,
-        decay: bool,
+        schedule: str,
     ) -> None:
         """Take the steps, and keep what was learned as fitted attributes."""
         batch_size = min(self._resolve("batch_size"), len(images))
@@ -501,7 +502,7 @@ class GANDLFeaturizer(
                 batches,
                 n_steps=math.ceil(n_images / batch_size),
                 max_minutes=self.max_minutes or math.inf,
-                decay=decay,
+                schedule=schedule,
                 recorder=recorder,
                 progress=progress,
             )

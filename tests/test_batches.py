@@ -1,0 +1,99 @@
+"""Tiles, crops and batches."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gandl._batches import (
+    pad_to,
+    random_crops,
+    read_ahead,
+    shuffled_rows,
+    tile_starts,
+    tiles,
+    training_batches,
+)
+from gandl._fitting import learning_rate_scale
+from gandl.images import ImageCollection
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_tiles_lie_inside_and_leave_out_little(size):
+    for extent in range(size, 10 * size):
+        starts = tile_starts(extent, size)
+        assert starts[0] >= 0
+        assert starts[-1] + size <= extent
+        assert starts[0] <= size / 8
+        assert extent - (starts[-1] + size) <= size / 8 + 1
+        assert (np.diff(starts) <= size).all()  # no gap
+
+
+@pytest.mark.parametrize(("extent", "n_tiles"), [(64, 1), (80, 1), (81, 2), (1024, 16)])
+def test_number_of_tiles(extent, n_tiles):
+    assert len(tile_starts(extent, 64)) == n_tiles
+
+
+def test_tiles_equal_naive_crops():
+    image = np.arange(2 * 96 * 64).reshape(2, 96, 64)
+    cut = tiles(image, 32)
+    expected = [image[:, y : y + 32, x : x + 32] for y in (0, 32, 64) for x in (0, 32)]
+    assert np.array_equal(cut, expected)
+
+
+def test_small_images_are_surrounded_by_darkness():
+    padded = pad_to(np.ones((1, 2, 3, 8), dtype="float32"), 8)
+    assert padded.shape == (1, 2, 8, 8)
+    assert padded.sum() == 2 * (3 * 8 - 5 * 8)
+    assert (padded[0, 0, 2:5] == 1).all()
+
+
+def test_crops_are_parts_of_their_image_at_all_places():
+    image = np.arange(36.0).reshape(1, 1, 6, 6)
+    crops = random_crops(image.repeat(500, axis=0), 4, np.random.default_rng(0))
+    corners = {int(crop[0, 0, 0]) for crop in crops}
+    assert corners == {y * 6 + x for y in range(3) for x in range(3)}
+    for crop in crops:
+        y, x = divmod(int(crop[0, 0, 0]), 6)
+        assert np.array_equal(crop, image[0, :, y : y + 4, x : x + 4])
+
+
+def test_each_row_once_in_every_pass():
+    rows = np.concatenate(
+        list(itertools.islice(shuffled_rows(10, 4, np.random.default_rng(0)), 5))
+    )
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+    assert list(rows[:10]) != list(rows[10:])
+
+
+def test_reading_ahead_keeps_order_and_passes_errors_on():
+    assert list(read_ahead(lambda k: k * k, range(5))) == [0, 1, 4, 9, 16]
+    results = read_ahead(lambda k: 1 / k, [1, 2, 0, 3])
+    assert [next(results), next(results)] == [1.0, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_training_batches_are_scaled_crops():
+    images = np.random.default_rng(0).integers(0, 256, (6, 2, 40, 50), dtype="uint8")
+    batches = training_batches(
+        ImageCollection.from_array(images),
+        np.array([[0.0, 255.0], [0.0, 510.0]]),
+        size=32,
+        batch_size=4,
+        rng=np.random.default_rng(0),
+    )
+    batch = next(batches)
+    batches.close()
+    assert batch.shape == (4, 2, 32, 32)
+    assert batch.dtype == np.float32
+    assert batch[:, 0].max() > 0.9
+    assert -1 <= batch[:, 1].min() <= batch[:, 1].max() <= 0
+
+
+def test_learning_rate_rises_then_falls():
+    assert learning_rate_scale("constant", 0, 0.5) == 1
+    assert learning_rate_scale("warm-up", 14, 0.9) == 0.5
+    assert learning_rate_scale("cosine", 14, 0.0) == 0.5
+    assert learning_rate_scale("cosine", 100, 0.5) == pytest.approx(0.5)
+    assert learning_rate_scale("cosine", 100, 1.0) == 0
