@@ -85,6 +85,15 @@ def from_data(root: Path, arguments: argparse.Namespace) -> Task:
     """A folder with metadata.csv, one row an image with its path."""
     table = pd.read_csv(root / "metadata.csv", dtype=str)
     images = ImageCollection.from_table(table, path="path", root=root)
+    columns = {"path", *arguments.groups.split(","), *filter(None, [arguments.label])}
+    known = "phenotype" in table or {"compound", "plate"} <= set(table)
+    if (missing := columns - set(table)) or not (arguments.label or known):
+        raise SystemExit(
+            f"{root / 'metadata.csv'} has the columns {list(table)}"
+            + (f" and lacks {sorted(missing)}." if missing else ".")
+            + " Choose the one to predict with --label, and those whose images belong "
+            "together with --groups, separated by commas."
+        )
     if arguments.label:
         return make_task(
             f"{root.name}: {arguments.label}",
@@ -136,13 +145,18 @@ def make_task(
     rows = np.flatnonzero(labelled)
     chosen = table.iloc[rows]
     joined = chosen[groups].agg("/".join, axis=1)
+    if joined.nunique() < 2 or chosen[label].nunique() < 2:
+        raise SystemExit(
+            f"{joined.nunique()} group(s) of {groups} and {chosen[label].nunique()} "
+            f"value(s) of {label!r}: to hold out one group takes two of each."
+        )
     return Task(
         name,
         images,
         rows,
-        chosen[label].to_numpy(dtype=object).astype(str),
+        chosen[label].astype(str).to_numpy(dtype=object).astype(str),
         joined.to_numpy(dtype=object).astype(str),
-        n_folds,
+        min(n_folds, joined.nunique()),
         intensity,
     )
 
@@ -203,7 +217,7 @@ def evaluate(task: Task, features: np.ndarray) -> tuple[pd.DataFrame, np.ndarray
 
 def draw(task: Task, predicted: np.ndarray, model: GANDLFeaturizer, path: Path) -> None:
     """Confusion matrix; real and generated images, channel by channel."""
-    n_channels, n_shown = task.images.shape[1], 8
+    n_channels, n_shown = task.images.shape[1], min(8, len(task.images))
     heights = [7, 0.4 + 1.0 * n_channels]
     figure = plt.figure(figsize=(15, sum(heights)), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=heights)
@@ -244,7 +258,7 @@ def draw(task: Task, predicted: np.ndarray, model: GANDLFeaturizer, path: Path) 
 
 
 def centre(images: np.ndarray, size: int) -> np.ndarray:
-    top, left = ((extent - size) // 2 for extent in images.shape[2:])
+    top, left = (max(0, extent - size) // 2 for extent in images.shape[2:])
     return images[:, :, top : top + size, left : left + size]
 
 
@@ -293,7 +307,9 @@ def run(arguments: argparse.Namespace) -> None:
     small = pixels[:, :, ::few, ::few].reshape(len(pixels), -1)
     features = {
         "intensity statistics": intensity_statistics(pixels),
-        "PCA of pixels": PCA(100, random_state=0).fit_transform(small),
+        "PCA of pixels": PCA(min(100, *small.shape), random_state=0).fit_transform(
+            small
+        ),
     }
     minutes = dict.fromkeys(features, 0.0)
     for name, model in models.items():

@@ -26,11 +26,15 @@ def load_scaled(
     image's own.
     """
     batch = images.load_batch(rows)
+    return scale_intensity(batch, _ranges(batch, rows, intensity_range), rows=rows)
+
+
+def _ranges(
+    batch: np.ndarray, rows: np.ndarray, intensity_range: np.ndarray | None
+) -> np.ndarray:
     if intensity_range is None:
-        intensity_range = image_range(batch)
-    elif intensity_range.ndim == 3:
-        intensity_range = intensity_range[rows]
-    return scale_intensity(batch, intensity_range)
+        return image_range(batch, rows=rows)
+    return intensity_range if intensity_range.ndim == 2 else intensity_range[rows]
 
 
 def pad_to(images: np.ndarray, size: int) -> np.ndarray:
@@ -66,13 +70,14 @@ def tiles(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def random_crops(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One square crop (k, C, size, size) at a random place of each image."""
-    n, n_channels, height, width = images.shape
-    tops = rng.integers(0, height - size + 1, n)
-    lefts = rng.integers(0, width - size + 1, n)
-    crops = np.empty((n, n_channels, size, size), dtype=images.dtype)
+    """One crop (k, C, size, size) at a random place of each image, or less if it is."""
+    n, n_channels, *extent = images.shape
+    height, width = (min(size, e) for e in extent)
+    tops = rng.integers(0, extent[0] - height + 1, n)
+    lefts = rng.integers(0, extent[1] - width + 1, n)
+    crops = np.empty((n, n_channels, height, width), dtype=images.dtype)
     for crop, image, top, left in zip(crops, images, tops, lefts, strict=True):
-        crop[:] = image[:, top : top + size, left : left + size]
+        crop[:] = image[:, top : top + height, left : left + width]
     return crops
 
 
@@ -100,11 +105,16 @@ def training_batches(
     if images.nbytes <= _CACHE_BYTES and isinstance(images._source, FileSource):
         images = ImageCollection.from_array(np.asarray(images))
 
-    def load(rows: np.ndarray) -> np.ndarray:
-        scaled = pad_to(load_scaled(images, rows, intensity_range), size)
-        return random_crops(scaled, size, rng)
+    # Crops are drawn in the reading thread, the order in the calling one.
+    order_rng, crop_rng = rng.spawn(2)
 
-    return read_ahead(load, shuffled_rows(len(images), batch_size, rng))
+    def load(rows: np.ndarray) -> np.ndarray:
+        batch = images.load_batch(rows)
+        ranges = _ranges(batch, rows, intensity_range)
+        crops = random_crops(batch, size, crop_rng)
+        return pad_to(scale_intensity(crops, ranges, rows=rows), size)
+
+    return read_ahead(load, shuffled_rows(len(images), batch_size, order_rng))
 
 
 def read_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Generator[T]:

@@ -53,8 +53,19 @@ def train(
         fraction = min(1.0, max((step + 1) / n_steps, minutes / max_minutes))
         if recorder.is_due(fraction):
             losses = recorder.record(trainer.n_images)
+            _check_finite(losses, trainer.n_images)
             stop = progress.update(
                 fraction, trainer.n_images, losses, trainer.augment_p
             )
             if stop or fraction >= 1:
                 return
+
+
+def _check_finite(losses: dict[str, float], n_images: int) -> None:
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"The {name} loss is {value} after {n_images} images: training has "
+                "diverged. Lower learning_rate or contrast_learning_rate, or set "
+                'precision="float32".'
+            )

@@ -27,6 +27,7 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
     if reset:
         estimator.image_shape_in_ = tuple(int(k) for k in images.shape[1:])
         estimator.n_channels_in_ = estimator.image_shape_in_[0]
+        estimator.channels_in_ = images.channels
     else:
         _check_shape(estimator, images)
     return images
@@ -95,6 +96,13 @@ def _check_shape(estimator: Any, images: ImageCollection) -> None:
             f"X has {n_channels} channels, but {type(estimator).__name__} was fitted "
             f"on images of {expected} channels."
         )
+    names = estimator.channels_in_
+    if images.channels != names and not (_unnamed(images.channels) or _unnamed(names)):
+        raise ValueError(
+            f"X has the channels {images.channels}, but {type(estimator).__name__} was "
+            f"fitted on {names}: bring them into that order with X.with_channels, or "
+            "rename them where they are the same stains."
+        )
     smallest = [min(size, estimator.config_.size) for size in fitted]
     if extent[0] < smallest[0] or extent[1] < smallest[1]:
         raise ValueError(
@@ -103,6 +111,10 @@ def _check_shape(estimator: Any, images: ImageCollection) -> None:
             f"{fitted[1]} and embeds tiles of {smallest[0]} x {smallest[1]}: images "
             "are to be at least that large."
         )
+
+
+def _unnamed(channels: tuple[str, ...]) -> bool:
+    return channels == tuple(f"channel_{k}" for k in range(len(channels)))
 
 
 def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:
@@ -114,7 +126,14 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
 
 def row_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:
     """Ranges to scale images by: (C, 2), (n, C, 2), or None for each image's own."""
-    if estimator.intensity != "plate":
+    if estimator.intensity == "image":
+        return None
+    if estimator.intensity == "dataset":
+        if estimator.intensity_range_ is None:
+            raise ValueError(
+                'intensity="dataset" takes the range that fit has learned, and this '
+                "estimator was fitted with another intensity: fit it again."
+            )
         return estimator.intensity_range_
     if images.intensity_range is None:
         raise ValueError(

@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment_kimg": 500.0,
         "latent_dim": 512,
         "n_mapping_layers": 3,
-        "channel_base": 16_384,
+        "channel_base": "auto",
         "channel_max": 512,
         "ema_kimg": 10.0,
         "schedule": "constant",
@@ -59,10 +59,13 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
     size = _training_size(parameter("image_size"), images)
     batch_size = min(parameter("batch_size"), len(images))
     gamma, augment = parameter("r1_gamma"), parameter("augment")
+    base = parameter("channel_base")
+    if augment == "adaptive" and parameter("loss") != "logistic":
+        # Only the logistic loss has logits whose zero means undecided.
+        augment = 0.0
     same = (
         "latent_dim",
         "n_mapping_layers",
-        "channel_base",
         "channel_max",
         "loss",
         "contrast_learning_rate",
@@ -75,6 +78,7 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
     return GANConfig(
         n_channels=images.shape[1],
         size=size,
+        channel_base=(32_768 if size > 256 else 16_384) if base == "auto" else base,
         adversarial_batch=min(parameter("adversarial_batch"), batch_size),
         r1_gamma=0.0002 * size**2 / batch_size if gamma == "auto" else gamma,
         augment=None if augment == "adaptive" else float(augment),

@@ -39,7 +39,8 @@ def activation_dtype(precision: str, device: str) -> torch.dtype:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # Elsewhere on the CPU, bfloat16 is emulated: hundreds of times slower.
-        native = (
-            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = device == "cpu" and any(
+            getattr(torch.cpu, probe, lambda: False)() for probe in probes
         )
     return torch.bfloat16 if native else torch.float32

@@ -15,7 +15,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -106,14 +106,15 @@ class GANDLFeaturizer(
         Probability of style mixing.
     augment : float or "adaptive", default=None
         Probability with which each augmentation is applied to real and generated
-        images in the game. "adaptive" raises it while the discriminator overfits.
+        images in the game. "adaptive" raises it while the discriminator overfits; it
+        is 0 with a loss other than "logistic", which does not tell.
     latent_dim : int, default=None
         Length of latents and styles.
     n_mapping_layers : int, default=None
         Layers of the mapping network.
     channel_base, channel_max : int, default=None
         Feature maps at a resolution: ``channel_base / resolution``, at most
-        ``channel_max``.
+        ``channel_max``. A base of "auto" is StyleGAN2's: 16384, above 256 pixels 32768.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Type of activations. "auto": bfloat16 where the processor multiplies it
         natively. Weights, losses and embeddings are float32 in each case.
@@ -121,7 +122,8 @@ class GANDLFeaturizer(
         Where to compute, as PyTorch names it. "auto": a CUDA device if there is one.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order, crops, latents and augmentations. The same int gives the
-        same weights bit for bit on the same machine with the same number of threads.
+        same weights bit for bit on the same machine, on the CPU with the same number
+        of threads.
     verbose : bool, default=False
         Show a line with images seen, speed, time left, losses and augmentation.
 
@@ -135,6 +137,8 @@ class GANDLFeaturizer(
         Intensities that become -1 and 1; None unless ``intensity="dataset"``.
     n_channels_in_ : int
         Channels of the images.
+    channels_in_ : tuple of str
+        Names of the channels; X with other names is refused, one without any is not.
     image_shape_in_ : tuple of 3 int
         Channels, height and width of the images seen in ``fit``.
     n_features_in_ : int
@@ -213,7 +217,7 @@ class GANDLFeaturizer(
         ],
         "latent_dim": [_COUNT, None],
         "n_mapping_layers": [_COUNT, None],
-        "channel_base": [_COUNT, None],
+        "channel_base": [_COUNT, StrOptions({"auto"}), None],
         "channel_max": [_COUNT, None],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "device": [str],
@@ -242,7 +246,7 @@ class GANDLFeaturizer(
         augment: float | str | None = None,
         latent_dim: int | None = None,
         n_mapping_layers: int | None = None,
-        channel_base: int | None = None,
+        channel_base: int | str | None = None,
         channel_max: int | None = None,
         precision: str = "auto",
         device: str = "auto",
@@ -297,6 +301,8 @@ class GANDLFeaturizer(
         ValueError
             If X has no images, other than real finite numbers, or flat rows that
             ``image_shape`` does not fit.
+        FloatingPointError
+            If a loss is no longer finite.
         """
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)
@@ -313,8 +319,9 @@ class GANDLFeaturizer(
     def partial_fit(self, X: Any, y: Any = None) -> GANDLFeaturizer:
         """Train on each image once more, at a learning rate that does not fall.
 
-        The first call learns the intensity range and sets the shape of the networks;
-        after ``fit`` the optimisers start anew.
+        The first call learns the intensity range and sets the shape of the networks.
+        After ``fit``, the generator continues from its moving average, and optimisers
+        and the contrastive projection start anew.
 
         Parameters
         ----------
@@ -331,7 +338,8 @@ class GANDLFeaturizer(
         Raises
         ------
         ValueError
-            If X is not as in `fit`, or its channels or size differ from those seen.
+            If X is not as in `fit`, its channels differ from those seen, or its images
+            are smaller.
         """
         if hasattr(self, "weights_"):
             images = as_collection(self, X, reset=False)
@@ -342,6 +350,7 @@ class GANDLFeaturizer(
             else:
                 trainer.load_weights(to_tensors(self.weights_))
                 trainer.n_steps, trainer.n_images = self.n_iter_, self.n_images_seen_
+                trainer.augment_p = self.augment_p_
         else:
             images, trainer, seed = self._start(X)
         schedule = self._resolve("schedule").replace("cosine", "warm-up")
@@ -369,7 +378,7 @@ class GANDLFeaturizer(
             If X is not as in `fit`, or its channels differ from those seen there, or
             its images are smaller.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "weights_")
         self._check_features()
         images = as_collection(self, X, reset=False)
         network = self.config_.discriminator(torch.Generator())
@@ -406,8 +415,19 @@ class GANDLFeaturizer(
         ndarray of shape (n_samples, n_channels_in_, size, size), float32
             Images, in the units of the images seen in ``fit`` if
             ``intensity="dataset"``, otherwise from 0, dark, to 1.
+
+        Raises
+        ------
+        ValueError
+            If ``n_samples`` is below 1, or no generator was trained.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "weights_")
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        check_scalar(truncation, "truncation", Real)
+        if not self.config_.adversarial_batch:
+            raise ValueError(
+                "adversarial_batch=0 has trained no generator: fit with a larger one."
+            )
         network = self.config_.generator(torch.Generator())
         self._load(network, "generator")
         device = network.constant.device
@@ -434,6 +454,7 @@ class GANDLFeaturizer(
 
     def _start(self, X: Any) -> tuple[ImageCollection, Trainer, int]:
         """Read the shape of X, and all that learning starts from."""
+        self.__dict__.pop("weights_", None)  # fitted again when training has ended
         images = as_collection(self, X, reset=True)
         self.config_ = make_config(self._resolve, images)
         self._check_features()
@@ -445,6 +466,11 @@ class GANDLFeaturizer(
 
     def _check_features(self) -> None:
         features, blocks = self._resolve("features"), self.config_.block_widths
+        if features == "penultimate" and not self.config_.adversarial_batch:
+            raise ValueError(
+                'features="penultimate" belongs to the adversarial game, which '
+                'adversarial_batch=0 leaves out: choose "pooled" or a block.'
+            )
         if not isinstance(features, str) and features not in blocks:
             raise ValueError(
                 f"features={features} is no block of a discriminator of "

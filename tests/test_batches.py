@@ -1,6 +1,7 @@
 """Tiles, crops and batches."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from gandl._batches import (
     training_batches,
 )
 from gandl._fitting import learning_rate_scale
-from gandl.images import ImageCollection
+from gandl.images import ImageCollection, scale_intensity
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -97,3 +98,27 @@ def test_learning_rate_rises_then_falls():
     assert learning_rate_scale("cosine", 14, 0.0) == 0.5
     assert learning_rate_scale("cosine", 100, 0.5) == pytest.approx(0.5)
     assert learning_rate_scale("cosine", 100, 1.0) == 0
+
+
+def test_order_and_crops_do_not_depend_on_the_speed_of_reading(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 40, 40), dtype="uint8")
+    ranges = np.array([[0.0, 255.0]])
+
+    def first_batches(delay):
+        def slow(*args, **options):
+            time.sleep(delay)
+            return scale_intensity(*args, **options)
+
+        monkeypatch.setattr("gandl._batches.scale_intensity", slow)
+        batches = training_batches(
+            ImageCollection.from_array(images),
+            ranges,
+            size=32,
+            batch_size=5,
+            rng=np.random.default_rng(0),
+        )
+        taken = list(itertools.islice(batches, 8))
+        batches.close()
+        return taken
+
+    assert np.array_equal(first_batches(0), first_batches(0.02))

@@ -24,25 +24,20 @@ def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     assert len(code) >= 6
+    write_screen(tmp_path)
     space = {}
     for block in code:
-        if "my_screen" in block:
-            check_folder(block, tmp_path)
-        else:
-            exec(compile(block, str(README), "exec"), space)
+        exec(compile(block, str(README), "exec"), space)
+    assert space["mine"].shape == (2, 3, 64, 64)
+    assert list(space["mine"].metadata) == ["plate", "well", "site"]
     assert space["scores"].shape == (2,)
     assert space["search"].best_params_["svm__C"] in (0.001, 0.01, 0.1)
     assert space["generated"].shape == (16, 3, 64, 64)
     assert np.isfinite(space["generated"]).all()
 
 
-def check_folder(block, folder):
-    """The block on files reads a screen whose paths are as its pattern says."""
-    make_screen(
-        n_plates=1, n_compounds=0, n_controls=1, image_size=64, folder=folder / "made"
-    )
-    (folder / "made/images/cobblestone-1").rename(folder / "my_screen")
-    space = {}
-    exec(compile(block, str(README), "exec"), space)
-    assert space["images"].shape == (2, 3, 64, 64)
-    assert list(space["images"].metadata) == ["plate", "well", "site"]
+def write_screen(folder):
+    """A screen in the folder, and under the names, that the README speaks of."""
+    made = folder / "made"
+    make_screen(n_plates=1, n_compounds=0, n_controls=1, image_size=64, folder=made)
+    (made / "images/cobblestone-1").rename(folder / "my_screen")

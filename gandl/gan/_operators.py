@@ -7,6 +7,7 @@ convolution loops over its channels on the CPU; the adjoint written out does not
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,11 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+@lru_cache
+def _kernel(taps: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    # Kept: making it anew would wait for a copy to the device at every use.
+    filter_1d = torch.tensor(taps, dtype=torch.float32) / sum(taps)
+    return torch.outer(filter_1d, filter_1d).to(device=device, dtype=dtype)
+
+
 def _depthwise(x: Tensor, taps: tuple[int, ...], stride: int, padding: int) -> Tensor:
-    filter_1d = torch.tensor(taps, dtype=torch.float32)
-    filter_1d /= filter_1d.sum()
-    kernel = torch.outer(filter_1d, filter_1d).to(device=x.device, dtype=x.dtype)
-    kernel = kernel.expand(x.shape[1], 1, -1, -1)
+    kernel = _kernel(taps, x.device, x.dtype).expand(x.shape[1], 1, -1, -1)
     x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
 

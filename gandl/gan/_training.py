@@ -213,13 +213,19 @@ class Trainer:
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         for network in (self.generator, self.discriminator, self.average):
             network.dtype = dtype
-        self.rng = torch.Generator(device).manual_seed(seed)
+        # A seed of its own: latents are not to repeat the draws of the weights.
+        own = int(torch.randint(2**62, (), generator=init))
+        self.rng = torch.Generator(device).manual_seed(own)
         self.n_steps = 0
         self.n_images = 0
         self.augment_p = config.augment or 0.0
         self.mean_path_length = torch.zeros((), device=device)
         self._signs: list[Tensor] = []
         self._make_optimizers()
+
+    @property
+    def _is_lazy_r1(self) -> bool:
+        return self.config.loss == "logistic" and self.config.r1_gamma > 0
 
     def _make_optimizers(self) -> None:
         config = self.config
@@ -233,7 +239,7 @@ class Trainer:
             "discriminator": _adam(
                 discriminator.parameters(),
                 lr,
-                interval=config.r1_interval * (config.loss == "logistic"),
+                interval=config.r1_interval * self._is_lazy_r1,
             ),
             # Moments of its own: the contrastive loss is smooth and wants momentum,
             # the adversarial game does not bear it.
@@ -303,7 +309,7 @@ class Trainer:
         loss = self._discriminator_loss(real, fake)
         self._descend("discriminator", loss)
         losses = {"discriminator": loss.detach()}
-        if config.loss == "logistic" and self.n_steps % config.r1_interval == 0:
+        if self._is_lazy_r1 and self.n_steps % config.r1_interval == 0:
             penalty = self._r1(real)
             self._descend("discriminator", penalty * config.r1_interval)
             losses["r1"] = penalty.detach()
@@ -318,7 +324,8 @@ class Trainer:
         real_maps, fake_maps = maps.chunk(2)
         network.track_stddev(real_maps, self.n_steps)
         real_logits, fake_logits = network.head(real_maps), network.head(fake_maps)
-        self._signs.append(real_logits.detach().sign().mean())
+        if self.config.augment is None:
+            self._signs.append(real_logits.detach().sign().mean())
         loss = discriminator_loss(kind, real_logits, fake_logits)
         if kind == "r3gan":
             r1 = squared_gradient(real_logits, real).mean()
@@ -429,6 +436,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizers": {k: v.state_dict() for k, v in self.optimizers.items()},
             "rng": self.rng.get_state(),
+            "device": self.device.type,
             "mean_path_length": self.mean_path_length,
             "signs": list(self._signs),
             "n_steps": self.n_steps,
@@ -437,7 +445,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state, bit for bit.
+        """Continue from a state, bit for bit if it comes from a device of this type.
 
         Parameters
         ----------
@@ -449,9 +457,10 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.rng.set_state(state["rng"])
-        self.mean_path_length = state["mean_path_length"]
-        self._signs = list(state["signs"])
+        self.mean_path_length = state["mean_path_length"].to(self.device)
+        self._signs = [sign.to(self.device) for sign in state["signs"]]
+        if state["device"] == self.device.type:
+            self.rng.set_state(state["rng"].cpu())
         self.n_steps, self.n_images = state["n_steps"], state["n_images"]
         self.augment_p = state["augment_p"]
 

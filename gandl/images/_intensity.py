@@ -64,7 +64,13 @@ def percentile_range(
     return range_of_rows(images, rows, low=low, high=high)
 
 
-def image_range(batch: Any, low: float = LOW, high: float = HIGH) -> np.ndarray:
+def image_range(
+    batch: Any,
+    low: float = LOW,
+    high: float = HIGH,
+    *,
+    rows: Sequence[int] | np.ndarray | None = None,
+) -> np.ndarray:
     """Compute the intensity range of each channel of each image.
 
     Parameters
@@ -73,6 +79,8 @@ def image_range(batch: Any, low: float = LOW, high: float = HIGH) -> np.ndarray:
         The images, of any real number type.
     low, high : float, default=0.1, 99.9
         The percentiles, with ``0 <= low < high <= 100``.
+    rows : sequence of int of length n, default=None
+        What error messages call the images; their place in the batch by default.
 
     Returns
     -------
@@ -99,7 +107,7 @@ def image_range(batch: Any, low: float = LOW, high: float = HIGH) -> np.ndarray:
     _check_percentiles(low, high)
     ranges = np.empty((*batch.shape[:2], 2))
     for row in range(len(batch)):
-        image = _finite_image(batch[row], row)
+        image = _finite_image(batch[row], row if rows is None else rows[row])
         pixels = image.reshape(len(image), -1).astype(np.float64)
         ranges[row] = np.percentile(pixels, [low, high], axis=1).T
     return ranges
