@@ -47,7 +47,7 @@ def train(
     start, fraction = time.perf_counter(), 0.0
     for step in range(n_steps):
         scale = learning_rate_scale(schedule, trainer.n_steps, fraction)
-        batch = torch.from_numpy(next(batches)).to(trainer.device, non_blocking=True)
+        batch = torch.from_numpy(next(batches)).to(trainer.device)
         recorder.add(trainer.step(batch, scale))
         minutes = (time.perf_counter() - start) / 60
         fraction = min(1.0, max((step + 1) / n_steps, minutes / max_minutes))
