@@ -13,7 +13,7 @@ from gandl.gan._layers import (
     leaky_relu,
     resolutions,
 )
-from gandl.gan._operators import upsample
+from gandl.gan._operators import upsample_edge
 
 
 class Mapping(nn.Module):
@@ -42,7 +42,7 @@ class Mapping(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated convolution, noise, bias and leaky ReLU."""
+    """Modulated convolution, noise if wanted, bias and leaky ReLU."""
 
     def __init__(
         self,
@@ -51,18 +51,21 @@ class StyledConv(nn.Module):
         n_out: int,
         latent_dim: int,
         *,
+        noise: bool,
         up: bool = False,
     ) -> None:
         super().__init__()
         self.conv = ModulatedConv2d(rng, n_in, n_out, 3, latent_dim, up=up)
-        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
         self.bias = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator) -> Tensor:
         x = self.conv(x, w)
-        shape = (len(x), 1, *x.shape[2:])
-        noise = torch.randn(shape, generator=rng, device=x.device)
-        offset = noise * self.noise_strength + self.bias[None, :, None, None]
+        offset = self.bias[None, :, None, None]
+        if self.noise_strength is not None:
+            shape = (len(x), 1, *x.shape[2:])
+            noise = torch.randn(shape, generator=rng, device=x.device)
+            offset = offset + noise * self.noise_strength
         return leaky_relu(x + offset.to(x.dtype))
 
 
@@ -102,6 +105,8 @@ class Generator(nn.Module):
     channel_base, channel_max : int
         Feature maps at a resolution: ``channel_base / resolution``, at most
         ``channel_max``.
+    noise : bool, default=True
+        Whether each layer adds noise of a strength that it learns.
 
     Examples
     --------
@@ -136,6 +141,7 @@ class Generator(nn.Module):
         n_mapping_layers: int,
         channel_base: int,
         channel_max: int,
+        noise: bool = True,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -148,8 +154,10 @@ class Generator(nn.Module):
         for resolution in resolutions(size):
             n_in, width = width, channels_at(resolution, channel_base, channel_max)
             if resolution > 4:
-                self.convs.append(StyledConv(rng, n_in, width, latent_dim, up=True))
-            self.convs.append(StyledConv(rng, width, width, latent_dim))
+                self.convs.append(
+                    StyledConv(rng, n_in, width, latent_dim, noise=noise, up=True)
+                )
+            self.convs.append(StyledConv(rng, width, width, latent_dim, noise=noise))
             self.to_images.append(ToImage(rng, width, n_channels, latent_dim))
 
     @property
@@ -238,9 +246,8 @@ class Generator(nn.Module):
             layer = 2 * k + 1
             x = self.convs[layer](x, ws[:, layer], rng)
             x = self.convs[layer + 1](x, ws[:, layer + 1], rng)
-            image = upsample(image) + to_image(x, ws[:, layer + 2])
-        # Beyond its border, upsampling meets zeros: let them be dark.
-        return image - 1
+            image = upsample_edge(image) + to_image(x, ws[:, layer + 2])
+        return image
 
     def forward(
         self, n: int, rng: torch.Generator, *, truncation: float = 1.0

@@ -75,3 +75,13 @@ def downsample(x: Tensor) -> Tensor:
 def upsample(x: Tensor) -> Tensor:
     """Double height and width of ``x`` (N, C, H, W) through [1, 3, 3, 1]."""
     return _Upsample.apply(x)
+
+
+def upsample_edge(x: Tensor) -> Tensor:
+    """Upsample ``x``; what lies beyond the border is taken to go on as at its edge."""
+    return upsample(F.pad(x, (1, 1, 1, 1), mode="replicate"))[:, :, 2:-2, 2:-2]
+
+
+def downsample_edge(x: Tensor) -> Tensor:
+    """Downsample ``x``; what lies beyond the border goes on as at its edge."""
+    return downsample(F.pad(x, (2, 2, 2, 2), mode="replicate"))[:, :, 1:-1, 1:-1]

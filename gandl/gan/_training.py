@@ -45,6 +45,10 @@ class GANConfig:
         Feature maps at a resolution are ``channel_base / resolution``.
     channel_max : int, default=256
         The most feature maps.
+    noise : bool, default=True
+        Whether the generator's layers add noise.
+    detail : bool, default=False
+        Whether the discriminator also sees the fine detail of images, amplified.
     loss : {"logistic", "wgan-gp", "r3gan"}, default="logistic"
         The adversarial loss.
     adversarial_batch : int, default=32
@@ -88,6 +92,8 @@ class GANConfig:
     n_mapping_layers: int = 3
     channel_base: int = 1024
     channel_max: int = 256
+    noise: bool = True
+    detail: bool = False
     loss: str = "logistic"
     adversarial_batch: int = 32
     contrast_learning_rate: float = 0.02
@@ -127,6 +133,7 @@ class GANConfig:
             n_mapping_layers=self.n_mapping_layers,
             channel_base=self.channel_base,
             channel_max=self.channel_max,
+            noise=self.noise,
         )
 
     def discriminator(self, rng: torch.Generator) -> Discriminator:
@@ -149,6 +156,7 @@ class GANConfig:
             channel_base=self.channel_base,
             channel_max=self.channel_max,
             stddev_group=0 if self.loss == "r3gan" else 4,
+            detail=self.detail,
         )
 
 

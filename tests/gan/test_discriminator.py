@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gandl.gan import Discriminator
-from gandl.gan._discriminator import embedding_length
+from gandl.gan._discriminator import embedding_length, with_detail
 from gandl.gan._layers import minibatch_stddev
 
 
@@ -40,9 +40,32 @@ def test_trunk_is_channels_last_for_one_channel_too():
         assert x.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_detail_is_what_halving_the_size_loses():
+    even = torch.full((1, 2, 32, 32), 0.7)
+    np.testing.assert_allclose(with_detail(even)[:, 2:], 0, atol=1e-5)
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 1, 16, 16)
+    inner = with_detail(checks)[0, :, 8:-8, 8:-8]
+    # The filter removes the finest pattern wholly: all of it is in the first band.
+    np.testing.assert_allclose(inner[1], 8 * checks[0, 0, 8:-8, 8:-8], atol=1e-5)
+    np.testing.assert_allclose(inner[2], 0, atol=1e-5)
+
+
+def test_detail_lets_a_blurred_image_be_seen(images):
+    blurred = torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1)
+    plain, detailed = (make(detail=detail) for detail in (False, True))
+    assert detailed.from_image.weight.shape[1] == 3 * plain.from_image.weight.shape[1]
+
+    def contrast(network):
+        sharp, soft = (network.embed(x, "pooled") for x in (images, blurred))
+        return ((sharp - soft).norm() / sharp.norm()).item()
+
+    assert contrast(detailed) > 1.2 * contrast(plain)
+
+
+@pytest.mark.parametrize("detail", [False, True])
 @pytest.mark.parametrize("features", ["pooled", "penultimate", 16, 4])
-def test_embedding_of_an_image_is_its_own(images, features):
-    network = make().eval()
+def test_embedding_of_an_image_is_its_own(images, features, detail):
+    network = make(detail=detail).eval()
     together = network.embed(images, features).detach()
     alone = torch.cat([network.embed(image[None], features) for image in images])
     np.testing.assert_allclose(alone.detach(), together, atol=1e-5)

@@ -69,6 +69,15 @@ def test_noise_matters_once_its_strength_is_learned():
     assert (first - second).abs().mean() > 0.01
 
 
+def test_without_noise_an_image_is_its_styles_alone():
+    network = make(noise=False)
+    assert all(layer.noise_strength is None for layer in network.convs)
+    ws, rng = network.styles(2, seeded()), seeded(1)
+    before = rng.get_state()
+    network.synthesize(ws, rng)
+    assert torch.equal(rng.get_state(), before)
+
+
 def test_truncation_pulls_to_the_mean_style():
     network = make()
     first = network.mapping(network.latents(64, seeded(1))).mean(dim=0)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from gandl.gan._operators import blur, downsample, upsample
+from gandl.gan._operators import (
+    blur,
+    downsample,
+    downsample_edge,
+    upsample,
+    upsample_edge,
+)
 
 TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8
 
@@ -53,8 +59,24 @@ def test_upsample_equals_naive_loop(image):
     np.testing.assert_allclose(upsample(image), expected, atol=1e-6)
 
 
+def test_edge_variants_equal_naive_loops_on_images_continued_beyond_the_border(image):
+    wide = np.pad(image, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="edge")
+    down = [[naive_filter(c, 1)[::2, ::2][2:-2, 2:-2] for c in one] for one in wide]
+    up = [[naive_upsample(c)[8:-8, 8:-8] for c in one] for one in wide]
+    np.testing.assert_allclose(downsample_edge(image), down, atol=1e-6)
+    np.testing.assert_allclose(upsample_edge(image), up, atol=1e-6)
+
+
 @pytest.mark.parametrize(
-    "operator", [lambda x: blur(x, 1), lambda x: blur(x, 2), downsample, upsample]
+    "operator",
+    [
+        lambda x: blur(x, 1),
+        lambda x: blur(x, 2),
+        downsample,
+        upsample,
+        downsample_edge,
+        upsample_edge,
+    ],
 )
 def test_first_and_second_derivatives(operator):
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
