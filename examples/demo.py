@@ -63,8 +63,11 @@ def simulated(out: Path) -> Task:
         n_jobs=2,
         random_state=0,
     )
+    stains = pd.read_csv(folder / "channels.csv", dtype=str)
     images = ImageCollection.from_folder(
-        folder, "images/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
+        folder,
+        "images/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif",
+        channels=dict(zip(stains["channel"], stains["stain"], strict=True)),
     )
     keys = ["experiment", "plate", "well", "site"]
     plate_map = pd.read_csv(folder / "metadata.csv", dtype=str)
@@ -84,16 +87,21 @@ def simulated(out: Path) -> Task:
 def from_data(root: Path, arguments: argparse.Namespace) -> Task:
     """A folder with metadata.csv, one row an image with its path."""
     table = pd.read_csv(root / "metadata.csv", dtype=str)
-    images = ImageCollection.from_table(table, path="path", root=root)
+    is_mitocheck = {"phenotype", "plate", "well"} <= set(table)
+    is_bbbc021 = {"compound", "plate"} <= set(table) and (
+        table["compound"].eq("cycloheximide").any()
+    )
     columns = {"path", *arguments.groups.split(","), *filter(None, [arguments.label])}
-    known = "phenotype" in table or {"compound", "plate"} <= set(table)
-    if (missing := columns - set(table)) or not (arguments.label or known):
+    missing = columns - set(table)
+    if missing or not (arguments.label or is_mitocheck or is_bbbc021):
         raise SystemExit(
             f"{root / 'metadata.csv'} has the columns {list(table)}"
             + (f" and lacks {sorted(missing)}." if missing else ".")
-            + " Choose the one to predict with --label, and those whose images belong "
+            + ' It takes one row an image, with its file in the column "path". Choose '
+            "the column to predict with --label, and those whose images belong "
             "together with --groups, separated by commas."
         )
+    images = ImageCollection.from_table(table, path="path", root=root)
     if arguments.label:
         return make_task(
             f"{root.name}: {arguments.label}",
@@ -105,7 +113,7 @@ def from_data(root: Path, arguments: argparse.Namespace) -> Task:
             n_folds=5,
             intensity=arguments.intensity,
         )
-    if "phenotype" in table:
+    if is_mitocheck:
         return make_task(
             "mitocheck: 16 phenotypes, wells held out",
             images,
@@ -230,10 +238,12 @@ def draw(task: Task, predicted: np.ndarray, model: GANDLFeaturizer, path: Path) 
         cmap="Blues",
         values_format=".2f",
         xticks_rotation=90,
-        text_kw={"fontsize": 7},
+        text_kw={"fontsize": 7 if len(np.unique(task.y)) > 6 else 14},
         colorbar=False,
     )
-    ax.set_title(f"{task.name}\nshare of each true class, held out")
+    ax.set_title(
+        f"{task.name}\nlinear SVM on gandl's embedding: share of each true class"
+    )
     rows = np.random.default_rng(0).choice(len(task.images), n_shown, replace=False)
     size = model.config_.size
     real = np.asarray(task.images[np.sort(rows)], dtype=np.float32)
@@ -251,7 +261,9 @@ def draw(task: Task, predicted: np.ndarray, model: GANDLFeaturizer, path: Path) 
             axes[c, k].set(xticks=[], yticks=[])
         axes[c, 0].set_ylabel(task.images.channels[c])
     axes[0, n_shown // 2].set_title("real", loc="left")
-    axes[0, n_shown + n_shown // 2].set_title("generated", loc="left")
+    axes[0, n_shown + n_shown // 2].set_title(
+        f"generated, after {model.n_images_seen_:,} images", loc="left"
+    )
     temporary = path.with_name(f".{path.name}.png")
     figure.savefig(temporary, dpi=110)
     os.replace(temporary, path)
@@ -291,7 +303,6 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{task.name}\n{task.images}\n{len(task.y)} labelled images", flush=True)
     ours = GANDLFeaturizer(
         intensity=task.intensity,
-        max_kimg=1e6,
         max_minutes=arguments.minutes,
         random_state=arguments.seed,
         verbose=True,
@@ -352,6 +363,10 @@ def report(
     (arguments.out / "table.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"\nMean ± standard deviation over {task.n_folds} folds, groups held out:")
     print(table.to_string())
+    print(
+        "d: length of the embedding. untrained: the same network before training; over "
+        "untrained: gain in balanced accuracy, fold by fold."
+    )
     print(f"\nTable:   {arguments.out / 'table.json'}\nPicture: {path}")
 
 

@@ -94,7 +94,9 @@ def _check_shape(estimator: Any, images: ImageCollection) -> None:
     if n_channels != expected:
         raise ValueError(
             f"X has {n_channels} channels, but {type(estimator).__name__} was fitted "
-            f"on images of {expected} channels."
+            f"on images of {expected} channels: {list(estimator.channels_in_)}. Axes "
+            "are (n, channels, height, width); X.with_channels chooses channels of a "
+            "collection."
         )
     names = estimator.channels_in_
     if images.channels != names and not (_unnamed(images.channels) or _unnamed(names)):

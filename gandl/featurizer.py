@@ -40,6 +40,7 @@ from gandl.images import ImageCollection
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+_NO_LIMIT = 1e9  # kimg, where minutes alone are the budget
 _COUNT = Interval(Integral, 1, None, closed="left")
 
 
@@ -59,10 +60,11 @@ class GANDLFeaturizer(
     ----------
     preset : {"default", "paper"}, default="default"
         What each parameter below that is None becomes. "default" trains a small
-        contrastive discriminator in minutes on a laptop. "paper" is GAN-DL as
-        published [1]_, with the constants of StyleGAN2 [2]_ where the paper is silent:
-        no contrast, the penultimate layer as embedding, a large network that needs a
-        GPU for days.
+        contrastive discriminator in minutes on a laptop; its first layer sees the fine
+        detail of images, amplified, beside them, and the generator adds no noise.
+        "paper" is GAN-DL as published [1]_, with the constants of StyleGAN2 [2]_ where
+        the paper is silent: no contrast, the penultimate layer as embedding, a large
+        network that needs a GPU for days.
     features : {"pooled", "penultimate"} or int, default=None
         The embedding. "pooled": mean and standard deviation over positions of every
         block's output, concatenated; an int: the same of the block whose output has
@@ -88,7 +90,8 @@ class GANDLFeaturizer(
         Images of a batch, at most ``batch_size``, that take part in the adversarial
         game; 0 trains by contrast alone, and the generator not at all.
     max_kimg : float, default=None
-        Thousand images to train on, repeats counted.
+        Thousand images to train on, repeats counted. None: no limit if ``max_minutes``
+        is given, else the preset's: 40, with "paper" 25000.
     max_minutes : float, default=None
         Stop after so many minutes, if before ``max_kimg``. The weights then depend on
         the speed of the machine.
@@ -307,7 +310,11 @@ class GANDLFeaturizer(
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)
         images, trainer, seed = self._start(X)
-        n_images = self._resolve("max_kimg") * 1000
+        n_images = 1000 * (
+            _NO_LIMIT
+            if self.max_kimg is None and self.max_minutes
+            else self._resolve("max_kimg")
+        )
         with training_progress(self, context, verbose=self.verbose) as progress:
             schedule = self._resolve("schedule")
             self._train(trainer, images, seed, n_images, progress, schedule=schedule)

@@ -79,6 +79,10 @@ def test_columns_that_are_not_there_are_named(demo, tmp_path):
     write_folder(tmp_path, plate=[1] * 12, drug=["a", "b"] * 6)
     with pytest.raises(SystemExit, match=r"'drug'.*--label"):
         demo("--data", tmp_path, "--out", tmp_path / "out")
+    write_folder(tmp_path, plate=[1] * 12, compound=["a", "b"] * 6)
+    with pytest.raises(SystemExit, match="Choose the column to predict"):
+        demo("--data", tmp_path, "--out", tmp_path / "out")
+    write_folder(tmp_path, plate=[1] * 12, drug=["a", "b"] * 6)
     with pytest.raises(SystemExit, match=r"lacks .'dose'"):
         demo("--data", tmp_path, "--out", tmp_path / "out", "--label", "dose")
     with pytest.raises(SystemExit, match="1 group"):

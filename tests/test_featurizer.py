@@ -19,6 +19,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gandl import GANDLFeaturizer, ImageCollection
+from gandl._presets import PRESETS
 from gandl.testing import parametrize_with_image_checks
 
 
@@ -144,6 +145,13 @@ def test_budget_in_images_and_in_minutes(images):
     assert tiny(max_kimg=0.02).fit(images).n_images_seen_ == 24  # whole batches
     short = tiny(max_kimg=1000, max_minutes=1e-6).fit(images)
     assert short.n_iter_ == 1
+
+
+def test_minutes_alone_are_the_whole_budget(images, monkeypatch):
+    none = PRESETS["default"] | {"max_kimg": 0.0}
+    monkeypatch.setitem(PRESETS, "default", none)
+    assert tiny(max_kimg=None).fit(images).n_iter_ == 0
+    assert tiny(max_kimg=None, max_minutes=1e-6).fit(images).n_iter_ == 1
 
 
 @pytest.mark.parametrize("factor", [1, 3.5])

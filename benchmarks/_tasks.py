@@ -1,0 +1,207 @@
+"""Data sets, what is asked of an embedding on them, and how the answer is scored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from gandl import ImageCollection
+from gandl.datasets import make_screen
+
+BUDGETS = (1, 5, 20)
+DRAWS = 5
+
+Scores = list[dict[str, float]]  # one dict a fold
+
+
+@dataclass
+class Task:
+    """Labelled rows of a data set; ``score`` turns their embeddings into scores."""
+
+    name: str
+    rows: np.ndarray
+    score: Callable[[np.ndarray], Scores]
+
+
+@dataclass
+class Data:
+    """Images to learn from, without labels, and the tasks that follow."""
+
+    name: str
+    images: ImageCollection
+    intensity: str
+    tasks: list[Task] = field(default_factory=list)
+
+
+def load(name: str) -> Data:
+    """A data set by name: "mitocheck", "bbbc021" or "screen"."""
+    return {"mitocheck": _mitocheck, "bbbc021": _bbbc021, "screen": _screen}[name]()
+
+
+def _folder(name: str) -> tuple[ImageCollection, pd.DataFrame]:
+    if "GANDL_DATA" not in os.environ:
+        raise SystemExit(f"Set GANDL_DATA to the folder that has {name}/.")
+    root = Path(os.environ["GANDL_DATA"]) / name
+    if not (root / "metadata.csv").is_file():
+        raise SystemExit(f"{root} has no metadata.csv: is GANDL_DATA right?")
+    table = pd.read_csv(root / "metadata.csv", dtype=str)
+    return ImageCollection.from_table(table, path="path", root=root), table
+
+
+def _mitocheck() -> Data:
+    images, table = _folder("mitocheck")
+    groups = table["plate"] + "/" + table["well"]
+    task = classification("mitocheck", table, "phenotype", groups, n_folds=5)
+    return Data("mitocheck", images, "dataset", [task])
+
+
+def _bbbc021() -> Data:
+    images, table = _folder("bbbc021")
+    dosed = table.loc[table["compound"] == "cycloheximide", "plate"].unique()
+    either = table["compound"].isin(["DMSO", "cycloheximide"])
+    chosen = table[either & table["plate"].isin(dosed)]
+    tasks = [
+        classification("cycloheximide", chosen, "compound", chosen["plate"], n_folds=2),
+        mechanisms(table),
+    ]
+    # Brightness alone nearly solves the first: it is removed.
+    return Data("bbbc021", images, "image", tasks)
+
+
+def _screen() -> Data:
+    images, _ = make_screen(
+        n_plates=4,
+        n_controls=16,
+        n_sites=2,
+        cell_types=("cobblestone", "spindle"),
+        image_size=64,
+        n_jobs=2,
+        random_state=0,
+    )
+    table = images.metadata
+    controls = table[table["well_type"] != "treatment"]
+    tasks = [
+        classification("infection", controls, "disease_condition", controls["plate"]),
+        classification("cell type", table, "cell_type", table["plate"]),
+    ]
+    return Data("screen", images, "dataset", tasks)
+
+
+def classification(
+    name: str, table: pd.DataFrame, label: str, groups: pd.Series, n_folds: int = 4
+) -> Task:
+    """Tell ``label`` in groups that were held out; ``table`` keeps its row numbers."""
+    y, held = (np.array(column.tolist()) for column in (table[label], groups))
+
+    def score(features: np.ndarray) -> Scores:
+        folds = GroupKFold(n_folds, shuffle=True, random_state=0)
+        return [
+            _fold_scores(features, y, held, train, test)
+            for train, test in folds.split(features, y, held)
+        ]
+
+    return Task(name, table.index.to_numpy(), score)
+
+
+def _fold_scores(
+    X: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> dict[str, float]:
+    z = StandardScaler().fit(X[train]).transform(X).astype(np.float64)
+    products = z @ z.T  # once, for every SVM
+    svm = _linear_svm(len(np.unique(groups[train])))
+    by_group = {"groups": groups[train]} if isinstance(svm, GridSearchCV) else {}
+    svm.fit(products[np.ix_(train, train)], y[train], **by_group)
+    held_out = products[np.ix_(test, train)]
+    scores = _agreement(y[test], svm.predict(held_out))
+    if len(np.unique(y)) == 2:
+        scores["AUC"] = roc_auc_score(y[test], svm.decision_function(held_out))
+    neighbours = KNeighborsClassifier(20, metric="cosine").fit(z[train], y[train])
+    scores["20-NN"] = balanced_accuracy_score(y[test], neighbours.predict(z[test]))
+    for budget in BUDGETS:
+        scores[f"{budget} a class"] = _few_labels(products, y, train, test, budget)
+    return scores
+
+
+def _linear_svm(n_groups: int) -> BaseEstimator:
+    svm = SVC(kernel="precomputed", C=0.01, class_weight="balanced")
+    if n_groups == 1:  # one plate to learn from: none is left to choose C on
+        return svm
+    return GridSearchCV(
+        svm,
+        {"C": [0.001, 0.01, 0.1]},
+        cv=GroupKFold(min(3, n_groups)),
+        scoring="balanced_accuracy",
+    )
+
+
+def _agreement(y: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    labels = np.unique(y)
+    return {
+        "weighted F1": f1_score(
+            y, predicted, labels=labels, average="weighted", zero_division=0
+        ),
+        "balanced accuracy": balanced_accuracy_score(y, predicted),
+    }
+
+
+def _few_labels(
+    products: np.ndarray,
+    y: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    budget: int,
+) -> float:
+    """Balanced accuracy of the SVM on ``budget`` labels a class, mean over draws."""
+    rng = np.random.default_rng(0)
+    scores = []
+    for _ in range(DRAWS):
+        shuffled = rng.permutation(train)
+        chosen = np.concatenate(
+            [shuffled[y[shuffled] == label][:budget] for label in np.unique(y[train])]
+        )
+        svm = _linear_svm(1).fit(products[np.ix_(chosen, chosen)], y[chosen])
+        predicted = svm.predict(products[np.ix_(test, chosen)])
+        scores.append(balanced_accuracy_score(y[test], predicted))
+    return float(np.mean(scores))
+
+
+def mechanisms(table: pd.DataFrame) -> Task:
+    """Mechanism of action of a treatment from the nearest profile of another compound.
+
+    Cells are standardised on DMSO, of all plates together since most have next to none,
+    and averaged by treatment (compound and concentration); nearest by cosine (Ljosa et
+    al. 2013, "not the same compound"). Mechanisms of a single compound are left out.
+    """
+    cells = table[table["moa"].notna()].reset_index(names="row")
+    control = (cells["compound"] == "DMSO").to_numpy()
+    shared = cells.groupby("moa")["compound"].transform("nunique") > 1
+    treatments = cells[shared].groupby(["compound", "concentration_um"])
+    members = list(treatments.indices.values())
+    rows = np.flatnonzero(shared)
+    compound = np.array(treatments["compound"].first().tolist())
+    moa = np.array(treatments["moa"].first().tolist())
+
+    def score(features: np.ndarray) -> Scores:
+        z = StandardScaler().fit(features[control]).transform(features)[rows]
+        x = np.stack([z[where].mean(axis=0) for where in members])
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        similarity = np.where(compound[:, None] == compound, -np.inf, x @ x.T)
+        right = moa[similarity.argmax(axis=1)] == moa
+        return [{"accuracy": float(right.mean())}]
+
+    return Task(f"mechanisms of {len(moa)} treatments", cells["row"].to_numpy(), score)

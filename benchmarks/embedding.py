@@ -1,0 +1,114 @@
+"""What an embedding sees: methods side by side, on the same images, splits and minutes.
+
+    GANDL_DATA=folder python benchmarks/embedding.py --data mitocheck --minutes 20
+
+Prints a table, a row a method, of the mean and standard deviation over folds and seeds,
+and writes every fold's score at every checkpoint of training to a JSON file. Learning
+methods have the same minutes each; nothing else is to run on the machine meanwhile.
+
+What it measures: a linear SVM whose C is chosen inside the training folds, 20 nearest
+neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held out;
+mechanisms of action by nearest profile of another compound. On MitoCheck, BBBC021 (each
+crop's brightness removed), and `make_screen`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from _methods import FIXED, METHODS
+from _tasks import load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="mitocheck,bbbc021,screen", help="data sets")
+    parser.add_argument("--methods", default=",".join(METHODS), help="methods")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of each training")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
+    parser.add_argument("--out", type=Path, default=Path("embedding.json"))
+    arguments = parser.parse_args()
+    methods = arguments.methods.split(",")
+    # A fold may lack a rare class.
+    warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
+    if unknown := set(methods) - set(METHODS):
+        parser.error(f"no method {sorted(unknown)}; there are {list(METHODS)}")
+    results = []
+    for name in arguments.data.split(","):
+        data = load(name)
+        for method in methods:
+            for seed in range(1 if method in FIXED else arguments.seeds):
+                results += measure(data, method, arguments.minutes, seed)
+                save(results, arguments)
+        print(f"\n{name}: {data.images}\n{table(results, name)}\n", flush=True)
+    print(f"Written to {arguments.out}")
+
+
+def measure(data, method: str, minutes: float, seed: int) -> list[dict]:
+    """Every score of a method, at each checkpoint of one training."""
+    results = []
+    for embedding in METHODS[method](data, minutes, seed):
+        for task in data.tasks:
+            results.append(
+                {
+                    "data": data.name,
+                    "task": task.name,
+                    "method": method,
+                    "seed": seed,
+                    "minutes": round(embedding.minutes, 2),
+                    "images seen": embedding.n_images,
+                    "d": embedding.features.shape[1],
+                    "folds": task.score(embedding.features[task.rows]),
+                }
+            )
+            means = pd.DataFrame(results[-1]["folds"]).mean().round(3).to_dict()
+            print(method, seed, round(embedding.minutes, 1), task.name, means)
+    return results
+
+
+def table(results: list[dict], name: str) -> str:
+    """Mean ± standard deviation over folds and seeds at the end of training."""
+    texts = []
+    chosen = [r for r in results if r["data"] == name]
+    for task in dict.fromkeys(r["task"] for r in chosen):
+        rows = {}
+        for method in dict.fromkeys(r["method"] for r in chosen):
+            mine = [r for r in chosen if (r["task"], r["method"]) == (task, method)]
+            last = max(r["minutes"] for r in mine)
+            ends = {r["seed"]: r for r in mine}  # the last of each seed
+            scores = pd.DataFrame([fold for r in ends.values() for fold in r["folds"]])
+            rows[method] = {
+                "d": mine[-1]["d"],
+                "minutes": round(last, 1),
+                "images seen": int(np.mean([r["images seen"] for r in ends.values()])),
+            } | {k: f"{v.mean():.3f} ± {v.std(ddof=0):.3f}" for k, v in scores.items()}
+        texts.append(f"{task}\n{pd.DataFrame(rows).T.to_string()}")
+    return "\n\n".join(texts)
+
+
+def save(results: list[dict], arguments: argparse.Namespace) -> None:
+    record = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "minutes": arguments.minutes,
+        "seeds": arguments.seeds,
+        "results": results,
+    }
+    temporary = arguments.out.with_name(f".{arguments.out.name}")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(temporary, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
