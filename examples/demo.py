@@ -260,10 +260,10 @@ def draw(task: Task, predicted: np.ndarray, model: GANDLFeaturizer, path: Path) 
             axes[c, k].imshow(image, cmap="gray", vmin=low, vmax=high)
             axes[c, k].set(xticks=[], yticks=[])
         axes[c, 0].set_ylabel(task.images.channels[c])
-    axes[0, n_shown // 2].set_title("real", loc="left")
-    axes[0, n_shown + n_shown // 2].set_title(
-        f"generated, after {model.n_images_seen_:,} images", loc="left"
-    )
+    axes[0, 0].set_title("real", loc="left")
+    title = f"generated, after {model.n_images_seen_:,} images"
+    # Wider than its image, which it would widen.
+    axes[0, n_shown].set_title(title, loc="left").set_in_layout(False)
     temporary = path.with_name(f".{path.name}.png")
     figure.savefig(temporary, dpi=110)
     os.replace(temporary, path)
