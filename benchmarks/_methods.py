@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,14 @@ from _tasks import Data
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from gandl._batches import load_scaled, pad_to, tiles, training_batches
+from gandl._batches import load_scaled, tiles, training_batches
+from gandl._embedding import embed
 from gandl._fitting import learning_rate_scale
 from gandl._presets import PRESETS, make_config
 from gandl.gan import GANConfig, Trainer
 from gandl.gan._augment import dihedral, random_view
-from gandl.gan._discriminator import Discriminator
 from gandl.gan._layers import leaky_relu
 from gandl.gan._losses import contrastive_loss
-from gandl.images import ImageCollection, percentile_range
 
 CHECKPOINTS = (0.05, 0.1, 0.25, 0.5, 1.0)
 MISSING = "This method needs other packages: pip install --group bench"
@@ -41,7 +41,6 @@ class Embedding:
     features: np.ndarray
     minutes: float = 0.0
     n_images: int = 0
-    seconds_to_embed: float = 0.0
 
 
 @dataclass
@@ -54,34 +53,24 @@ class Learner:
     schedule: str = "cosine"
 
 
-def intensity_range(data: Data) -> np.ndarray | None:
-    return None if data.intensity == "image" else percentile_range(data.images)
-
-
-def scaled(images: ImageCollection, ranges: np.ndarray | None, size: int) -> Iterator:
-    """Batches of all images in [-1, 1], by tiles of ``size``: (k, tiles, C, H, W)."""
-    for rows in np.array_split(np.arange(len(images)), -(-len(images) // 64)):
-        batch = pad_to(load_scaled(images, rows, ranges), size)
-        yield np.stack([tiles(image, size) for image in batch])
-
-
-def embed_all(data: Data, embed: Callable[[Tensor], Tensor], size: int) -> np.ndarray:
-    parts = []
-    with torch.inference_mode():
-        for batch in scaled(data.images, intensity_range(data), size):
-            x = torch.from_numpy(batch)
-            features = embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-            parts.append(features.mean(dim=1).numpy())
-    return np.concatenate(parts)
+def embed_all(data: Data, function: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Embed all images, as `GANDLFeaturizer` does, by any function of a batch."""
+    return embed(
+        SimpleNamespace(embed=lambda x, _: function(x)),
+        data.images,
+        data.intensity_range,
+        features="",
+        size=_size(data),
+        device="cpu",
+    )
 
 
 def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
     """Train for ``minutes``; the clock stands while checkpoints are embedded."""
-    size = _size(data)
     batches = training_batches(
         data.images,
-        intensity_range(data),
-        size=size,
+        data.intensity_range,
+        size=_size(data),
         batch_size=learner.batch_size,
         rng=np.random.default_rng([seed, 0]),
     )
@@ -96,15 +85,13 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
             fraction = min(1.0, now / 60 / minutes)
             if fraction >= waiting[0]:
                 waiting = [w for w in waiting if w > fraction]
-                begun = time.perf_counter()
-                features = embed_all(data, learner.embed, size)
-                took = time.perf_counter() - begun
-                yield Embedding(features, now / 60, n_steps * learner.batch_size, took)
+                features = embed_all(data, learner.embed)
+                yield Embedding(features, now / 60, n_steps * learner.batch_size)
                 spent, start = now, time.perf_counter()
 
 
 def _size(data: Data) -> int:
-    return 64 if min(data.images.shape[2:]) >= 64 else 32
+    return _gandl(data, "default")[0].size
 
 
 # What costs no training
@@ -120,12 +107,12 @@ def statistics(data: Data, minutes: float, seed: int) -> Iterator:
         moments = [pixels.mean(dim=2), pixels.std(dim=2)]
         return torch.cat([*moments, *percentiles], dim=1)
 
-    yield Embedding(embed_all(data, embed, _size(data)))
+    yield Embedding(embed_all(data, embed))
 
 
 def pca(data: Data, minutes: float, seed: int) -> Iterator:
     """The first 100 principal components of pixels at half size."""
-    pixels = embed_all(data, lambda x: F.avg_pool2d(x, 2).flatten(1), _size(data))
+    pixels = embed_all(data, lambda x: F.avg_pool2d(x, 2).flatten(1))
     yield Embedding(PCA(100, random_state=seed).fit_transform(pixels))
 
 
@@ -147,7 +134,7 @@ def imagenet(data: Data, minutes: float, seed: int) -> Iterator:
         features = network.extract_features(grey).mean(dim=(2, 3))
         return features.reshape(n, -1)
 
-    yield Embedding(embed_all(data, embed, _size(data)))
+    yield Embedding(embed_all(data, embed))
 
 
 def cellprofiler(data: Data, minutes: float, seed: int) -> Iterator:
@@ -160,7 +147,9 @@ def cellprofiler(data: Data, minutes: float, seed: int) -> Iterator:
         from skimage.measure import label
     except ImportError as error:
         raise SystemExit(MISSING) from error
-    config = make_featurizer_config([str(c) for c in data.images.channels])
+    config = make_featurizer_config(
+        list(data.images.channels), correlation_costes_params={"scale_max": 255}
+    )
 
     def mask(image: np.ndarray) -> np.ndarray:
         smooth = gaussian_filter(image[0], 1.0)
@@ -177,8 +166,15 @@ def cellprofiler(data: Data, minutes: float, seed: int) -> Iterator:
             warnings.simplefilter("ignore")
             return featurize(images, masks, config)[0]
 
-    batches = scaled(data.images, intensity_range(data), _size(data))
-    parts = Parallel(n_jobs=-1)(delayed(measure)(batch[:, 0]) for batch in batches)
+    size, n = _size(data), len(data.images)
+    batches = (
+        load_scaled(data.images, rows, data.intensity_range)
+        for rows in np.array_split(np.arange(n), -(-n // 64))
+    )
+    parts = Parallel(n_jobs=-1)(
+        delayed(measure)(np.stack([tiles(image, size)[0] for image in batch]))
+        for batch in batches
+    )
     features = np.concatenate(parts).astype(np.float64)
     features[~np.isfinite(features)] = np.nan
     # Of an empty or tiny object some are not defined: the median stands for them.
@@ -197,13 +193,7 @@ def _gandl(data: Data, preset: str, **changes: Any) -> tuple[GANConfig, dict[str
 def untrained(data: Data, minutes: float, seed: int) -> Iterator:
     """The discriminator before training."""
     network = Trainer(_gandl(data, "default")[0], seed).discriminator
-    size = network_size(network)
-    features = embed_all(data, lambda x: network.embed(x, "pooled"), size)
-    yield Embedding(features)
-
-
-def network_size(network: Discriminator) -> int:
-    return 2 * max(network.block_widths)
+    yield Embedding(embed_all(data, lambda x: network.embed(x, "pooled")))
 
 
 def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from gandl import ImageCollection
 from gandl.datasets import make_screen
+from gandl.images import percentile_range
 
 BUDGETS = (1, 5, 20)
 DRAWS = 5
@@ -41,7 +43,12 @@ class Data:
     name: str
     images: ImageCollection
     intensity: str
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[Task]
+
+    @cached_property
+    def intensity_range(self) -> np.ndarray | None:
+        """Range (C, 2) of each channel; None where each image has its own."""
+        return None if self.intensity == "image" else percentile_range(self.images)
 
 
 def load(name: str) -> Data:
@@ -105,7 +112,8 @@ def classification(
     y, held = (np.array(column.tolist()) for column in (table[label], groups))
 
     def score(features: np.ndarray) -> Scores:
-        folds = GroupKFold(n_folds, shuffle=True, random_state=0)
+        # Stratified: a plate may hold a single class, and a fold of such ones no other.
+        folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
         return [
             _fold_scores(features, y, held, train, test)
             for train, test in folds.split(features, y, held)
@@ -144,7 +152,7 @@ def _linear_svm(n_groups: int) -> BaseEstimator:
     return GridSearchCV(
         svm,
         {"C": [0.001, 0.01, 0.1]},
-        cv=GroupKFold(min(3, n_groups)),
+        cv=StratifiedGroupKFold(min(3, n_groups)),
         scoring="balanced_accuracy",
     )
 

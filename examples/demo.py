@@ -251,19 +251,17 @@ def draw(task: Task, predicted: np.ndarray, model: GANDLFeaturizer, path: Path) 
     made = model.generate(n_shown, random_state=0)
     if model.intensity_range_ is None:
         real = (scale_intensity(real, image_range(real)) + 1) / 2
-    axes = bottom.subplots(
-        n_channels, 2 * n_shown, squeeze=False, gridspec_kw={"wspace": 0.02}
-    )
-    for c in range(n_channels):
-        low, high = np.percentile(real[:, c], [0.5, 99.8])
-        for k, image in enumerate([*real[:, c], *made[:, c]]):
-            axes[c, k].imshow(image, cmap="gray", vmin=low, vmax=high)
-            axes[c, k].set(xticks=[], yticks=[])
-        axes[c, 0].set_ylabel(task.images.channels[c])
-    axes[0, 0].set_title("real", loc="left")
     title = f"generated, after {model.n_images_seen_:,} images"
-    # Wider than its image, which it would widen.
-    axes[0, n_shown].set_title(title, loc="left").set_in_layout(False)
+    sides = bottom.subfigures(1, 2)
+    for side, name, shown in zip(sides, ["real", title], [real, made], strict=True):
+        side.suptitle(name)
+        axes = side.subplots(n_channels, n_shown, squeeze=False)
+        for c in range(n_channels):
+            low, high = np.percentile(real[:, c], [0.5, 99.8])
+            for ax, image in zip(axes[c], shown[:, c], strict=True):
+                ax.imshow(image, cmap="gray", vmin=low, vmax=high)
+                ax.set(xticks=[], yticks=[])
+            axes[c, 0].set_ylabel(task.images.channels[c])
     temporary = path.with_name(f".{path.name}.png")
     figure.savefig(temporary, dpi=110)
     os.replace(temporary, path)
