@@ -1,0 +1,298 @@
+"""TypicalVariationNormalizer: what controls do anyway is made small, and alike."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+
+class TypicalVariationNormalizer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Whiten embeddings by the variation of control wells, batch by batch.
+
+    Controls differ from each other by position, cell density and chance alone. In the
+    transformed space they are centred in each batch, and their covariance is the
+    identity: directions in which controls vary much count no more than others.
+
+    Parameters
+    ----------
+    control : object or array-like, default=None
+        Which values of ``y`` mark controls. None: all rows that ``fit`` sees.
+    n_components : int, default=None
+        Principal components of the controls to keep. None: all in which they vary, at
+        most controls minus batches. Fewer are steadier where controls are few: a
+        component in which they hardly vary is scaled by what little was seen.
+    shrinkage : float, default=0.5
+        What is added to the diagonal of a batch's covariance of whitened controls
+        before the batch is aligned with it: large values leave each batch's shape as
+        it is, 0 makes each batch's covariance the identity.
+
+    Attributes
+    ----------
+    batches_ : ndarray of shape (n_batches,)
+        The batches, sorted; one, "all", if ``fit`` had none.
+    means_, scales_ : ndarray of shape (n_batches, n_features)
+        Mean and standard deviation of each batch's controls.
+    components_ : ndarray of shape (n_components_, n_features)
+        What whitens the centred and scaled controls of all batches.
+    alignments_ : ndarray of shape (n_batches, n_components_, n_components_)
+        What aligns the whitened rows of a batch.
+    n_components_ : int
+        Length of a transformed row.
+    n_features_in_ : int
+        Length of a row.
+    feature_names_in_ : ndarray of str
+        Names of the columns; only if X was a DataFrame.
+
+    See Also
+    --------
+    sklearn.preprocessing.StandardScaler : Centres and scales, without whitening.
+
+    Notes
+    -----
+    Centring and scaling on controls, principal components of the controls, and
+    alignment by ``(covariance + 0.5 I) ** (-1 / 2)`` are those of [1]_ and [2]_. Two
+    things differ, so that the covariance of all controls is the identity for any
+    ``shrinkage``: batches are centred before the components are found, and what the
+    alignment leaves is whitened once more.
+
+    Directions in which no control varies are dropped. With fewer controls than
+    features that can be most of them.
+
+    References
+    ----------
+    .. [1] D. M. Ando et al., "Improving phenotypic measurements in high-content
+       imaging screens", bioRxiv 161422, 2017.
+    .. [2] S. Celik et al., "Building, benchmarking, and exploring perturbative maps of
+       transcriptional and morphological data", PLoS Computational Biology 20, 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.profiles import TypicalVariationNormalizer
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) + 3
+    >>> plate = np.repeat(["P1", "P2"], 30)
+    >>> compound = np.tile(["DMSO", "DMSO", "drug"], 20)
+    >>> tvn = TypicalVariationNormalizer(control="DMSO")
+    >>> profiles = tvn.fit_transform(X, compound, batch=plate)
+    >>> np.cov(profiles[compound == "DMSO"].T).round(2) + 0.0
+    array([[1., 0., 0., 0.],
+           [0., 1., 0., 0.],
+           [0., 0., 1., 0.],
+           [0., 0., 0., 1.]])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "control": "no_validation",
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "shrinkage": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        control: Any = None,
+        n_components: int | None = None,
+        shrinkage: float = 0.5,
+    ) -> None:
+        self.control = control
+        self.n_components = n_components
+        self.shrinkage = shrinkage
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any = None, *, batch: Any = None
+    ) -> TypicalVariationNormalizer:
+        """Learn from controls.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings of images, sites or wells.
+        y : array-like of shape (n,), default=None
+            What each row is; only with ``control``.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, usually its plate. None: all are of one.
+
+        Returns
+        -------
+        TypicalVariationNormalizer
+            Itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            If a batch has fewer than two controls, controls do not vary, or
+            ``n_components`` is more than the directions in which they do; if
+            ``shrinkage`` is 0 and a batch has too few controls to whiten.
+        """
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        rows = _batch_of_rows(batch, len(X))
+        chosen = self._is_control(y, len(X))
+        self.batches_ = np.array(sorted(set(rows), key=str), dtype=object)
+        position = self._positions(rows)
+        counts = np.bincount(position[chosen], minlength=len(self.batches_))
+        if counts.min() < 2:
+            name = self.batches_[counts.argmin()]
+            raise ValueError(
+                f"Batch {name!r} has {counts.min()} controls; centring and scaling it "
+                "takes two at least. Leave it out, or join it with another."
+            )
+        controls, position = X[chosen], position[chosen]
+        parts = [controls[position == b] for b in range(len(counts))]
+        self.means_ = np.stack([part.mean(axis=0) for part in parts])
+        spread = np.stack([part.std(axis=0, ddof=1) for part in parts])
+        floor = 1e-12 * np.abs(self.means_)  # a constant's rounding is no variation
+        self.scales_ = np.where(spread > floor, spread, 1.0)
+        controls = (controls - self.means_[position]) / self.scales_[position]
+        self.components_ = self._whitening(controls, len(controls) - len(parts))
+        self.n_components_ = len(self.components_)
+        self.alignments_ = self._align(controls @ self.components_.T, position, counts)
+        return self
+
+    def transform(self, X: Any, *, batch: Any = None) -> np.ndarray:
+        """Express rows in the space in which controls have unit covariance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings, of controls and of anything else.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_components_), float64
+            The rows; row i depends on row i and its batch alone.
+
+        Raises
+        ------
+        ValueError
+            If a batch had no controls in `fit`, or there were batches in `fit` and
+            none are given, or the other way round.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        position = self._positions(_batch_of_rows(batch, len(X)))
+        X = (X - self.means_[position]) / self.scales_[position] @ self.components_.T
+        aligned = np.empty_like(X)
+        for b in np.unique(position):
+            aligned[position == b] = X[position == b] @ self.alignments_[b]
+        return aligned
+
+    def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None) -> np.ndarray:
+        """Learn from the controls among rows, and transform all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings, as in `fit`.
+        y : array-like of shape (n,), default=None
+            What each row is, as in `fit`.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_components_), float64
+            The rows, transformed.
+        """
+        return self.fit(X, y, batch=batch).transform(X, batch=batch)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def _is_control(self, y: Any, n: int) -> np.ndarray:
+        if self.control is None:
+            return np.ones(n, dtype=bool)
+        if y is None:
+            raise ValueError(
+                f"control={self.control!r} needs y, which says what each row is."
+            )
+        wanted = np.atleast_1d(np.asarray(self.control, dtype=object))
+        chosen = np.isin(np.asarray(y, dtype=object), wanted)
+        if len(chosen) != n:
+            raise ValueError(f"y has {len(chosen)} values, X has {n} rows.")
+        if not chosen.any():
+            raise ValueError(f"No row of y is {self.control!r}.")
+        return chosen
+
+    def _positions(self, rows: np.ndarray) -> np.ndarray:
+        """Index of each row's batch among ``batches_``."""
+        known = {name: b for b, name in enumerate(self.batches_)}
+        unknown = sorted({str(name) for name in rows if name not in known})
+        if unknown:
+            raise ValueError(
+                f"No controls of batch {', '.join(unknown[:5])} in fit, which saw "
+                f"{', '.join(str(name) for name in self.batches_[:5])}. Give fit the "
+                "controls of each batch, and the same batches to transform."
+            )
+        return np.array([known[name] for name in rows])
+
+    def _whitening(self, controls: np.ndarray, degrees: int) -> np.ndarray:
+        """Directions whose coordinates have unit variance over centred controls."""
+        _, singular, directions = np.linalg.svd(controls, full_matrices=False)
+        tolerance = singular.max(initial=0.0) * max(controls.shape) * 1e-12
+        rank = int((singular[:degrees] > tolerance).sum())
+        if not rank:
+            raise ValueError("The controls do not vary: nothing to normalise by.")
+        if (self.n_components or 0) > rank:
+            raise ValueError(
+                f"n_components={self.n_components}, but the controls vary in only "
+                f"{rank} directions: lower it, or give more controls."
+            )
+        kept = self.n_components or rank
+        # The usual denominator, so that np.cov of the transformed controls is I.
+        scale = np.sqrt(len(controls) - 1) / singular[:kept]
+        return directions[:kept] * scale[:, None]
+
+    def _align(
+        self, controls: np.ndarray, position: np.ndarray, counts: np.ndarray
+    ) -> np.ndarray:
+        """Turn each batch's covariance towards I, then that of all into I."""
+        n = controls.shape[1]
+        if self.shrinkage == 0 and len(counts) > 1 and counts.min() <= n:
+            name = self.batches_[counts.argmin()]
+            raise ValueError(
+                f"Batch {name!r} has {counts.min()} controls, too few for a covariance "
+                f"of {n} components: set shrinkage above 0, or lower n_components."
+            )
+        aligned = np.empty_like(controls)
+        alignments = np.empty((len(counts), n, n))
+        for b in range(len(counts)):
+            part = controls[position == b]
+            covariance = part.T @ part / (len(part) - 1)
+            alignments[b] = _inverse_root(covariance + self.shrinkage * np.eye(n))
+            aligned[position == b] = part @ alignments[b]
+        return alignments @ _inverse_root(aligned.T @ aligned / (len(aligned) - 1))
+
+
+def _batch_of_rows(batch: Any, n: int) -> np.ndarray:
+    if batch is None:
+        return np.full(n, "all", dtype=object)
+    rows = np.asarray(batch, dtype=object)
+    if rows.shape != (n,):
+        raise ValueError(f"batch has shape {rows.shape}, X has {n} rows.")
+    missing = np.flatnonzero(pd.isna(rows))
+    if len(missing):
+        raise ValueError(f"Row {missing[0]} has no batch.")
+    return rows
+
+
+def _inverse_root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors / np.sqrt(values) @ vectors.T
