@@ -1,14 +1,15 @@
-"""The trained discriminator over many images, tile by tile."""
+"""The trained networks over many images: embedding, tile by tile, and drawing."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
 from gandl._batches import load_scaled, pad_to, read_ahead, tiles
-from gandl.gan import Discriminator
+from gandl.gan import Discriminator, Generator
 from gandl.images import ImageCollection
 
 # Images or tiles at once, unless they are large. For images of one shape, the same in
@@ -49,6 +50,32 @@ def embed(
             per_tile = torch.cat(parts).cpu()
             embedded.append(per_tile.unflatten(0, (-1, tiles_each)).mean(dim=1))
     return torch.cat(embedded).numpy()
+
+
+def embed_crops(
+    network: Discriminator, batches: Iterable[torch.Tensor], n: int, features: str | int
+) -> np.ndarray:
+    """Embed the first n images of batches (k, C, size, size), untiled: (n, d)."""
+    embedded: list[torch.Tensor] = []
+    device = network.mean_stddev.device
+    with torch.inference_mode():
+        for batch in batches:
+            embedded.append(network.embed(batch.to(device), features).cpu())
+            if sum(map(len, embedded)) >= n:
+                break
+    return torch.cat(embedded)[:n].numpy()
+
+
+def draw(
+    network: Generator, n: int, seed: int, *, truncation: float = 1.0
+) -> Iterator[torch.Tensor]:
+    """Draw n images from -1 to 1 in batches, on the network's device."""
+    device = network.constant.device
+    rng = torch.Generator(device).manual_seed(seed)
+    for start in range(0, n, BATCH):
+        with torch.inference_mode():
+            images = network(min(BATCH, n - start), rng, truncation=truncation)
+        yield images.clamp(-1, 1)
 
 
 def _filled(batch: torch.Tensor, n: int) -> torch.Tensor:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
+from sklearn.utils._param_validation import Interval, StrOptions
+
 from gandl.gan import GANConfig
+from gandl.gan._losses import LOSSES
 from gandl.images import ImageCollection
 
 # What a preset gives to each parameter that is left at None. "paper": the paper, and
@@ -58,6 +62,43 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_POSITIVE = Interval(Real, 0, None, closed="neither")
+_NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+_COUNT = Interval(Integral, 1, None, closed="left")
+
+# What each parameter of the featurizer may be.
+CONSTRAINTS: dict[str, list] = {
+    "preset": [StrOptions(set(PRESETS))],
+    "features": [StrOptions({"pooled", "penultimate"}), _COUNT, None],
+    "image_size": [Interval(Integral, 32, 1024, closed="both"), None],
+    "image_shape": [tuple, list, None],
+    "intensity": [StrOptions({"dataset", "image", "plate"})],
+    "loss": [StrOptions(set(LOSSES)), None],
+    "contrast_learning_rate": [_NOT_NEGATIVE, None],
+    "adversarial_batch": [Interval(Integral, 0, None, closed="left"), None],
+    "max_kimg": [_NOT_NEGATIVE, None],
+    "max_minutes": [_POSITIVE, None],
+    "batch_size": [_COUNT, None],
+    "learning_rate": [_POSITIVE, None],
+    "r1_gamma": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
+    "path_length_weight": [_NOT_NEGATIVE, None],
+    "style_mixing": [Interval(Real, 0, 1, closed="both"), None],
+    "augment": [
+        Interval(Real, 0, 1, closed="both"),
+        StrOptions({"adaptive"}),
+        None,
+    ],
+    "latent_dim": [_COUNT, None],
+    "n_mapping_layers": [_COUNT, None],
+    "channel_base": [_COUNT, StrOptions({"auto"}), None],
+    "channel_max": [_COUNT, None],
+    "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+    "device": [str],
+    "random_state": ["random_state"],
+    "verbose": ["boolean"],
+}
+
+
 def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GANConfig:
     """Networks and constants for images; ``parameter`` looks a parameter up by name."""
     size = _training_size(parameter("image_size"), images)
@@ -99,3 +140,18 @@ def _training_size(size: int | None, images: ImageCollection) -> int:
     if size & (size - 1):
         raise ValueError(f"image_size is to be a power of two, got {size}.")
     return int(size)
+
+
+def check_features(features: str | int, config: GANConfig) -> None:
+    """Refuse an embedding that networks of this configuration do not have."""
+    blocks = config.block_widths
+    if features == "penultimate" and not config.adversarial_batch:
+        raise ValueError(
+            'features="penultimate" belongs to the adversarial game, which '
+            'adversarial_batch=0 leaves out: choose "pooled" or a block.'
+        )
+    if not isinstance(features, str) and features not in blocks:
+        raise ValueError(
+            f"features={features} is no block of a discriminator of {config.size} "
+            f"pixels: its blocks are {sorted(blocks)} pixels high."
+        )

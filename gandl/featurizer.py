@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from gandl._batches import training_batches
-from gandl._embedding import BATCH, embed
+from gandl._diagnostics import frechet_distance, mean_average_precision
+from gandl._embedding import BATCH, draw, embed, embed_crops
 from gandl._fitting import train
 from gandl._inputs import as_collection, learn_intensity, row_intensity
-from gandl._presets import PRESETS, make_config
+from gandl._presets import CONSTRAINTS, PRESETS, check_features, make_config
 from gandl._progress import (
     N_TICKS,
     CallbackSupportMixin,
@@ -33,15 +33,14 @@ from gandl._progress import (
     with_callbacks,
 )
 from gandl._tensors import activation_dtype, to_arrays, to_tensors
-from gandl.gan import Trainer
+from gandl.gan import Discriminator, Generator, Trainer
 from gandl.gan._discriminator import embedding_length
-from gandl.gan._losses import LOSSES
 from gandl.images import ImageCollection
 
-_POSITIVE = Interval(Real, 0, None, closed="neither")
-_NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+Network = TypeVar("Network", Discriminator, Generator)
+
+_N_SCORED = 4096  # images, at most, behind a Fréchet distance
 _NO_LIMIT = 1e9  # kimg, where minutes alone are the budget
-_COUNT = Interval(Integral, 1, None, closed="left")
 
 
 class GANDLFeaturizer(
@@ -119,8 +118,8 @@ class GANDLFeaturizer(
         Feature maps at a resolution: ``channel_base / resolution``, at most
         ``channel_max``. A base of "auto" is StyleGAN2's: 16384, above 256 pixels 32768.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of activations. "auto": bfloat16 where the processor multiplies it
-        natively. Weights, losses and embeddings are float32 in each case.
+        Type of activations. "auto": bfloat16 where the processor is faster at it.
+        Weights, losses and embeddings are float32 in each case.
     device : str, default="auto"
         Where to compute, as PyTorch names it. "auto": a CUDA device if there is one.
     random_state : int, RandomState instance or None, default=None
@@ -197,36 +196,7 @@ class GANDLFeaturizer(
     (3, 2, 32, 32)
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        "preset": [StrOptions(set(PRESETS))],
-        "features": [StrOptions({"pooled", "penultimate"}), _COUNT, None],
-        "image_size": [Interval(Integral, 32, 1024, closed="both"), None],
-        "image_shape": [tuple, list, None],
-        "intensity": [StrOptions({"dataset", "image", "plate"})],
-        "loss": [StrOptions(set(LOSSES)), None],
-        "contrast_learning_rate": [_NOT_NEGATIVE, None],
-        "adversarial_batch": [Interval(Integral, 0, None, closed="left"), None],
-        "max_kimg": [_NOT_NEGATIVE, None],
-        "max_minutes": [_POSITIVE, None],
-        "batch_size": [_COUNT, None],
-        "learning_rate": [_POSITIVE, None],
-        "r1_gamma": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
-        "path_length_weight": [_NOT_NEGATIVE, None],
-        "style_mixing": [Interval(Real, 0, 1, closed="both"), None],
-        "augment": [
-            Interval(Real, 0, 1, closed="both"),
-            StrOptions({"adaptive"}),
-            None,
-        ],
-        "latent_dim": [_COUNT, None],
-        "n_mapping_layers": [_COUNT, None],
-        "channel_base": [_COUNT, StrOptions({"auto"}), None],
-        "channel_max": [_COUNT, None],
-        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["boolean"],
-    }
+    _parameter_constraints: ClassVar[dict] = CONSTRAINTS
 
     def __init__(
         self,
@@ -386,12 +356,10 @@ class GANDLFeaturizer(
             its images are smaller.
         """
         check_is_fitted(self, "weights_")
-        self._check_features()
+        check_features(self._resolve("features"), self.config_)
         images = as_collection(self, X, reset=False)
-        network = self.config_.discriminator(torch.Generator())
-        self._load(network, "discriminator")
         return embed(
-            network,
+            self._discriminator(),
             images,
             row_intensity(self, images),
             features=self._resolve("features"),
@@ -431,25 +399,64 @@ class GANDLFeaturizer(
         check_is_fitted(self, "weights_")
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         check_scalar(truncation, "truncation", Real)
-        if not self.config_.adversarial_batch:
-            raise ValueError(
-                "adversarial_batch=0 has trained no generator: fit with a larger one."
-            )
-        network = self.config_.generator(torch.Generator())
-        self._load(network, "generator")
-        device = network.constant.device
+        network = self._generator()
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        rng = torch.Generator(device).manual_seed(seed)
-        images = []
-        with torch.inference_mode():
-            for start in range(0, n_samples, BATCH):
-                n = min(BATCH, n_samples - start)
-                images.append(network(n, rng, truncation=truncation).cpu())
-        scaled = (torch.cat(images).clamp(-1, 1).numpy() + 1) / 2
+        batches = draw(network, n_samples, seed, truncation=truncation)
+        scaled = (np.concatenate([batch.cpu() for batch in batches]) + 1) / 2
         if self.intensity_range_ is None:
             return scaled
         low, high = np.moveaxis(self.intensity_range_, -1, 0)[:, :, None, None]
         return (scaled * (high - low) + low).astype(np.float32)
+
+    def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
+        """Rate the training without labels; higher is better.
+
+        With ``groups``, replicate agreement: the mean average precision with which an
+        image finds the others of its group by cosine of standardised embeddings.
+        Without, minus the Fréchet distance between real crops and as many generated
+        images, in the space of the embedding, standardised on the real ones and
+        divided by its length. Compare scores on the same X only.
+
+        Parameters
+        ----------
+        X : ImageCollection, array, memmap or DataFrame
+            Images as in `fit`, best such as it has not seen.
+        y : None
+            Ignored.
+        groups : array-like of shape (n,), default=None
+            Which images are replicates: of one treatment, say. Those of one well also
+            share what is no biology, such as focus and density of cells.
+
+        Returns
+        -------
+        float
+            The mean average precision, from 0 to 1, or minus the Fréchet distance.
+
+        Raises
+        ------
+        ValueError
+            If X is not as in `fit`; if no group has two images; without ``groups``, if
+            no generator was trained or X has one image.
+        """
+        check_is_fitted(self, "weights_")
+        if groups is not None:
+            return mean_average_precision(self.transform(X), groups)
+        images = as_collection(self, X, reset=False)
+        n = min(len(images), _N_SCORED)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        batches = training_batches(
+            images,
+            row_intensity(self, images),
+            size=self.config_.size,
+            batch_size=min(BATCH, n),
+            rng=np.random.default_rng(seed),
+        )
+        network, features = self._discriminator(), self._resolve("features")
+        with closing(batches):
+            crops = (torch.from_numpy(batch) for batch in batches)
+            real = embed_crops(network, crops, n, features)
+        fake = draw(self._generator(), n, seed)
+        return -frechet_distance(real, embed_crops(network, fake, n, features))
 
     @property
     def _n_features_out(self) -> int:
@@ -464,26 +471,12 @@ class GANDLFeaturizer(
         self.__dict__.pop("weights_", None)  # fitted again when training has ended
         images = as_collection(self, X, reset=True)
         self.config_ = make_config(self._resolve, images)
-        self._check_features()
+        check_features(self._resolve("features"), self.config_)
         self.intensity_range_ = learn_intensity(self, images)
         self.loss_curve_: dict[str, np.ndarray] = {}
         self.n_iter_ = self.n_images_seen_ = 0
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return images, self._trainer(seed), seed
-
-    def _check_features(self) -> None:
-        features, blocks = self._resolve("features"), self.config_.block_widths
-        if features == "penultimate" and not self.config_.adversarial_batch:
-            raise ValueError(
-                'features="penultimate" belongs to the adversarial game, which '
-                'adversarial_batch=0 leaves out: choose "pooled" or a block.'
-            )
-        if not isinstance(features, str) and features not in blocks:
-            raise ValueError(
-                f"features={features} is no block of a discriminator of "
-                f"{self.config_.size} pixels: its blocks are {sorted(blocks)} pixels "
-                "high."
-            )
 
     def _device(self) -> str:
         if self.device != "auto":
@@ -495,9 +488,19 @@ class GANDLFeaturizer(
         dtype = activation_dtype(self.precision, device)
         return Trainer(self.config_, seed, device=device, dtype=dtype)
 
-    def _load(self, network: Any, name: str) -> None:
+    def _discriminator(self) -> Discriminator:
+        return self._loaded(self.config_.discriminator(torch.Generator()))
+
+    def _generator(self) -> Generator:
+        if not self.config_.adversarial_batch:
+            raise ValueError(
+                "adversarial_batch=0 has trained no generator: fit with a larger one."
+            )
+        return self._loaded(self.config_.generator(torch.Generator()))
+
+    def _loaded(self, network: Network) -> Network:
         """Load weights into a network for inference, on the device to use."""
-        device = self._device()
+        device, name = self._device(), type(network).__name__.lower()
         start = name + "."
         network.load_state_dict(
             {
@@ -508,6 +511,7 @@ class GANDLFeaturizer(
         )
         network.requires_grad_(False).to(device)
         network.dtype = activation_dtype(self.precision, device)
+        return network
 
     def _train(
         self,

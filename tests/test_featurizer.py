@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -20,6 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl._presets import PRESETS
+from gandl._tensors import activation_dtype
 from gandl.testing import parametrize_with_image_checks
 
 
@@ -269,12 +271,32 @@ def test_dimensions_are_explained(images):
 
 
 def test_precision_bfloat16(images, fitted):
-    half = pickle.loads(pickle.dumps(fitted)).set_params(precision="bfloat16")
-    exact, rounded = fitted.transform(images), half.transform(images)
+    half, full = (
+        pickle.loads(pickle.dumps(fitted)).set_params(precision=precision)
+        for precision in ("bfloat16", "float32")
+    )
+    exact, rounded = full.transform(images), half.transform(images)
     assert rounded.dtype == np.float32
     assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
     trained = tiny(precision="bfloat16").fit(images)
     assert all(w.dtype == np.float32 for w in trained.weights_.values())
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "avx512_fp16": True}, torch.float32),
+        (
+            {"avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True},
+            torch.bfloat16,
+        ),
+    ],
+)
+def test_precision_auto_is_bfloat16_where_that_is_faster(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert activation_dtype("auto", "cpu") is expected
 
 
 @pytest.mark.parametrize("terminal", [False, True])
