@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import laplace
 from sklearn.base import BaseEstimator
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
@@ -20,6 +21,7 @@ from sklearn.svm import SVC
 from gandl import ImageCollection
 from gandl.datasets import make_screen
 from gandl.images import percentile_range
+from gandl.profiles import TypicalVariationNormalizer
 
 BUDGETS = (1, 5, 20)
 DRAWS = 5
@@ -81,9 +83,16 @@ def _bbbc021() -> Data:
     tasks = [
         classification("cycloheximide", chosen, "compound", chosen["plate"], n_folds=2),
         mechanisms(table),
+        nuisances(images, _many_controls(table, table["compound"] == "DMSO")),
     ]
     # Brightness alone nearly solves the first: it is removed.
     return Data("bbbc021", images, "image", tasks)
+
+
+def _many_controls(table: pd.DataFrame, control: pd.Series) -> pd.DataFrame:
+    """Controls of the plates that have a hundred at least."""
+    controls = table[control]
+    return controls[controls.groupby("plate")["plate"].transform("size") >= 100]
 
 
 def _screen() -> Data:
@@ -101,6 +110,7 @@ def _screen() -> Data:
     tasks = [
         classification("infection", controls, "disease_condition", controls["plate"]),
         classification("cell type", table, "cell_type", table["plate"]),
+        nuisances(images, table[table["disease_condition"] == "Mock"]),
     ]
     return Data("screen", images, "dataset", tasks)
 
@@ -213,3 +223,57 @@ def mechanisms(table: pd.DataFrame) -> Task:
         return [{"accuracy": float(right.mean())}]
 
     return Task(f"mechanisms of {len(moa)} treatments", cells["row"].to_numpy(), score)
+
+
+def nuisances(images: ImageCollection, table: pd.DataFrame) -> Task:
+    """Share of the variance of control images that is no biology, raw and after TVN.
+
+    Of each nuisance, the adjusted R2 of a linear regression of the embedding on it,
+    all dimensions together: plate, row and column of the well, and each channel's
+    brightness and focus. `TypicalVariationNormalizer` is fitted on half of the sites,
+    and both are measured on the other half.
+    """
+    plates = np.array(table["plate"].tolist())
+    position = table["well"].str.extract(r"([A-Z]+)(\d+)").astype("category")
+    pixels = np.asarray(images[table.index.to_numpy()]).astype(np.float32)
+    brightness = np.log(pixels.mean(axis=(2, 3)) + 1)
+    spread = np.maximum(pixels.var(axis=(2, 3)), 1)
+    focus = np.log(laplace(pixels, axes=(2, 3)).var(axis=(2, 3)) / spread + 1e-6)
+    designs = {
+        "plate": pd.get_dummies(plates).to_numpy(float),
+        "well position": pd.get_dummies(position).to_numpy(float),
+        "brightness": brightness,
+        "focus": focus,
+    }
+    sites = pd.factorize(table["plate"] + table["well"] + table["site"])[0]
+    halves = sites % 2
+
+    def score(features: np.ndarray) -> Scores:
+        folds = []
+        for half in (0, 1):
+            learned, held = halves != half, halves == half
+            tvn = TypicalVariationNormalizer().fit(
+                features[learned], batch=plates[learned]
+            )
+            z = StandardScaler().fit(features[learned]).transform(features[held])
+            after = tvn.transform(features[held], batch=plates[held])
+            fold = {}
+            for name, design in designs.items():
+                fold[name] = explained(z, design[held])
+                fold[f"{name}, TVN"] = explained(after, design[held])
+            folds.append(fold)
+        return folds
+
+    return Task("nuisances", table.index.to_numpy(), score)
+
+
+def explained(X: np.ndarray, design: np.ndarray) -> float:
+    """Adjusted R2 of X on a design, over all columns of X together."""
+    X = X - X.mean(axis=0)
+    design = design - design.mean(axis=0)
+    rank = np.linalg.matrix_rank(design)
+    if rank == 0:
+        return float("nan")  # the same for all
+    residual = X - design @ np.linalg.lstsq(design, X, rcond=None)[0]
+    n = len(X)
+    return 1 - (residual**2).sum() / (X**2).sum() * (n - 1) / (n - 1 - rank)

@@ -8,8 +8,10 @@ methods have the same minutes each; nothing else is to run on the machine meanwh
 
 What it measures: a linear SVM whose C is chosen inside the training folds, 20 nearest
 neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held out;
-mechanisms of action by nearest profile of another compound. On MitoCheck, BBBC021 (each
-crop's brightness removed), and `make_screen`.
+mechanisms of action by nearest profile of another compound; the share of controls'
+variance that is plate, well position, brightness or focus, before and after
+`TypicalVariationNormalizer`. On MitoCheck, BBBC021 (each crop's brightness removed),
+and `make_screen`.
 """
 
 from __future__ import annotations

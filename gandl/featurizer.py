@@ -60,7 +60,7 @@ class GANDLFeaturizer(
     preset : {"default", "paper"}, default="default"
         What each parameter below that is None becomes. "default" trains a small
         contrastive discriminator in minutes on a laptop; its first layer sees the fine
-        detail of images, amplified, beside them, and the generator adds no noise.
+        detail of images, amplified, beside them, and the generator's the latent.
         "paper" is GAN-DL as published [1]_, with the constants of StyleGAN2 [2]_ where
         the paper is silent: no contrast, the penultimate layer as embedding, a large
         network that needs a GPU for days.

@@ -107,6 +107,9 @@ class Generator(nn.Module):
         ``channel_max``.
     noise : bool, default=True
         Whether each layer adds noise of a strength that it learns.
+    latent_start : bool, default=False
+        Whether what the first layer sees is the learned constant alone, as StyleGAN2
+        has it, or that plus a linear function of the first style.
 
     Examples
     --------
@@ -142,6 +145,7 @@ class Generator(nn.Module):
         channel_base: int,
         channel_max: int,
         noise: bool = True,
+        latent_start: bool = False,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -151,6 +155,7 @@ class Generator(nn.Module):
         self.to_images = nn.ModuleList()
         width = channels_at(4, channel_base, channel_max)
         self.constant = nn.Parameter(torch.randn((1, width, 4, 4), generator=rng))
+        self.start = EqualLinear(rng, latent_dim, width * 16) if latent_start else None
         for resolution in resolutions(size):
             n_in, width = width, channels_at(resolution, channel_base, channel_max)
             if resolution > 4:
@@ -237,10 +242,11 @@ class Generator(nn.Module):
         Tensor of shape (N, C, size, size), float32
             Images of about -1 to 1, not clipped.
         """
-        x = self.constant.to(self.dtype).expand(len(ws), -1, -1, -1)
-        x = self.convs[0](
-            x.contiguous(memory_format=torch.channels_last), ws[:, 0], rng
-        )
+        x = self.constant.expand(len(ws), -1, -1, -1)
+        if self.start is not None:
+            x = x + self.start(ws[:, 0]).reshape(x.shape)
+        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = self.convs[0](x, ws[:, 0], rng)
         image = self.to_images[0](x, ws[:, 1])
         for k, to_image in enumerate(self.to_images[1:]):
             layer = 2 * k + 1

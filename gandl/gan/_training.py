@@ -47,6 +47,8 @@ class GANConfig:
         The most feature maps.
     noise : bool, default=True
         Whether the generator's layers add noise.
+    latent_start : bool, default=False
+        Whether the generator's first layer sees the latent, beside the constant.
     detail : bool, default=False
         Whether the discriminator also sees the fine detail of images, amplified.
     loss : {"logistic", "wgan-gp", "r3gan"}, default="logistic"
@@ -93,6 +95,7 @@ class GANConfig:
     channel_base: int = 1024
     channel_max: int = 256
     noise: bool = True
+    latent_start: bool = False
     detail: bool = False
     loss: str = "logistic"
     adversarial_batch: int = 32
@@ -134,6 +137,7 @@ class GANConfig:
             channel_base=self.channel_base,
             channel_max=self.channel_max,
             noise=self.noise,
+            latent_start=self.latent_start,
         )
 
     def discriminator(self, rng: torch.Generator) -> Discriminator:

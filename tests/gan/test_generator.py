@@ -78,6 +78,15 @@ def test_without_noise_an_image_is_its_styles_alone():
     assert torch.equal(rng.get_state(), before)
 
 
+@pytest.mark.parametrize("latent_start", [False, True])
+def test_a_latent_start_makes_layouts_differ_without_any_modulation(latent_start):
+    network = make(latent_start=latent_start, noise=False)
+    for layer in [*network.convs, *network.to_images]:
+        torch.nn.init.zeros_(layer.conv.style.weight)
+    first, second = network(2, seeded(1))
+    assert torch.equal(first, second) is not latent_start
+
+
 def test_truncation_pulls_to_the_mean_style():
     network = make()
     first = network.mapping(network.latents(64, seeded(1))).mean(dim=0)
