@@ -32,7 +32,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_mapping_layers": 3,
         "channel_base": 1024,
         "channel_max": 256,
-        "noise": True,
         "latent_start": True,  # cells of many shapes from the first minutes on
         "detail": True,
         "ema_kimg": 2.0,
@@ -55,7 +54,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_mapping_layers": 3,
         "channel_base": "auto",
         "channel_max": 512,
-        "noise": True,
         "latent_start": False,
         "detail": False,
         "ema_kimg": 10.0,
@@ -114,7 +112,6 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
         "latent_dim",
         "n_mapping_layers",
         "channel_max",
-        "noise",
         "latent_start",
         "detail",
         "loss",

@@ -42,7 +42,7 @@ class Mapping(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated convolution, noise if wanted, bias and leaky ReLU."""
+    """Modulated convolution, noise, bias and leaky ReLU."""
 
     def __init__(
         self,
@@ -51,21 +51,18 @@ class StyledConv(nn.Module):
         n_out: int,
         latent_dim: int,
         *,
-        noise: bool,
         up: bool = False,
     ) -> None:
         super().__init__()
         self.conv = ModulatedConv2d(rng, n_in, n_out, 3, latent_dim, up=up)
-        self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
+        self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator) -> Tensor:
         x = self.conv(x, w)
-        offset = self.bias[None, :, None, None]
-        if self.noise_strength is not None:
-            shape = (len(x), 1, *x.shape[2:])
-            noise = torch.randn(shape, generator=rng, device=x.device)
-            offset = offset + noise * self.noise_strength
+        shape = (len(x), 1, *x.shape[2:])
+        noise = torch.randn(shape, generator=rng, device=x.device)
+        offset = self.bias[None, :, None, None] + noise * self.noise_strength
         return leaky_relu(x + offset.to(x.dtype))
 
 
@@ -105,8 +102,6 @@ class Generator(nn.Module):
     channel_base, channel_max : int
         Feature maps at a resolution: ``channel_base / resolution``, at most
         ``channel_max``.
-    noise : bool, default=True
-        Whether each layer adds noise of a strength that it learns.
     latent_start : bool, default=False
         Whether what the first layer sees is the learned constant alone, as StyleGAN2
         has it, or that plus a linear function of the first style.
@@ -144,7 +139,6 @@ class Generator(nn.Module):
         n_mapping_layers: int,
         channel_base: int,
         channel_max: int,
-        noise: bool = True,
         latent_start: bool = False,
     ) -> None:
         super().__init__()
@@ -159,10 +153,8 @@ class Generator(nn.Module):
         for resolution in resolutions(size):
             n_in, width = width, channels_at(resolution, channel_base, channel_max)
             if resolution > 4:
-                self.convs.append(
-                    StyledConv(rng, n_in, width, latent_dim, noise=noise, up=True)
-                )
-            self.convs.append(StyledConv(rng, width, width, latent_dim, noise=noise))
+                self.convs.append(StyledConv(rng, n_in, width, latent_dim, up=True))
+            self.convs.append(StyledConv(rng, width, width, latent_dim))
             self.to_images.append(ToImage(rng, width, n_channels, latent_dim))
 
     @property

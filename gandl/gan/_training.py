@@ -45,8 +45,6 @@ class GANConfig:
         Feature maps at a resolution are ``channel_base / resolution``.
     channel_max : int, default=256
         The most feature maps.
-    noise : bool, default=True
-        Whether the generator's layers add noise.
     latent_start : bool, default=False
         Whether the generator's first layer sees the latent, beside the constant.
     detail : bool, default=False
@@ -94,7 +92,6 @@ class GANConfig:
     n_mapping_layers: int = 3
     channel_base: int = 1024
     channel_max: int = 256
-    noise: bool = True
     latent_start: bool = False
     detail: bool = False
     loss: str = "logistic"
@@ -136,7 +133,6 @@ class GANConfig:
             n_mapping_layers=self.n_mapping_layers,
             channel_base=self.channel_base,
             channel_max=self.channel_max,
-            noise=self.noise,
             latent_start=self.latent_start,
         )
 

@@ -69,18 +69,9 @@ def test_noise_matters_once_its_strength_is_learned():
     assert (first - second).abs().mean() > 0.01
 
 
-def test_without_noise_an_image_is_its_styles_alone():
-    network = make(noise=False)
-    assert all(layer.noise_strength is None for layer in network.convs)
-    ws, rng = network.styles(2, seeded()), seeded(1)
-    before = rng.get_state()
-    network.synthesize(ws, rng)
-    assert torch.equal(rng.get_state(), before)
-
-
 @pytest.mark.parametrize("latent_start", [False, True])
 def test_a_latent_start_makes_layouts_differ_without_any_modulation(latent_start):
-    network = make(latent_start=latent_start, noise=False)
+    network = make(latent_start=latent_start)
     for layer in [*network.convs, *network.to_images]:
         torch.nn.init.zeros_(layer.conv.style.weight)
     first, second = network(2, seeded(1))
