@@ -22,7 +22,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from gandl._batches import load_scaled, tiles, training_batches
-from gandl._embedding import embed
+from gandl._diagnostics import frechet_distance
+from gandl._embedding import draw, embed
 from gandl._fitting import learning_rate_scale
 from gandl._presets import PRESETS, make_config
 from gandl.gan import GANConfig, Trainer
@@ -36,21 +37,26 @@ MISSING = "This method needs other packages: pip install --group bench"
 
 @dataclass
 class Embedding:
-    """Features (n, d) after so many minutes and images of training."""
+    """Features (n, d) after so many minutes and images of training.
+
+    ``frechet`` is the Fréchet distance of generated images in them, if there are any.
+    """
 
     features: np.ndarray
     minutes: float = 0.0
     n_images: int = 0
+    frechet: float | None = None
 
 
 @dataclass
 class Learner:
-    """What trains by batches: a step, and the embedding of a batch."""
+    """What trains by batches: a step, the embedding of a batch, and drawn images."""
 
     step: Callable[[Tensor, float], Any]
     embed: Callable[[Tensor], Tensor]
     batch_size: int
     schedule: str = "cosine"
+    draw: Callable[[], Iterator[Tensor]] | None = None
 
 
 def embed_all(data: Data, function: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -86,8 +92,21 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
             if fraction >= waiting[0]:
                 waiting = [w for w in waiting if w > fraction]
                 features = embed_all(data, learner.embed)
-                yield Embedding(features, now / 60, n_steps * learner.batch_size)
+                yield Embedding(
+                    features,
+                    now / 60,
+                    n_steps * learner.batch_size,
+                    _frechet(features, learner),
+                )
                 spent, start = now, time.perf_counter()
+
+
+@torch.inference_mode()
+def _frechet(features: np.ndarray, learner: Learner) -> float | None:
+    if learner.draw is None:
+        return None
+    fake = torch.cat([learner.embed(batch) for batch in learner.draw()])
+    return frechet_distance(features, fake.numpy())
 
 
 def _size(data: Data) -> int:
@@ -207,6 +226,9 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
             lambda x: trainer.discriminator.embed(x, options["features"]),
             options["batch_size"],
             options["schedule"],
+            (lambda: draw(trainer.average, 2048, seed))
+            if config.adversarial_batch
+            else None,
         )
         return learn(data, learner, minutes, seed)
 

@@ -40,12 +40,16 @@ class Task:
 
 @dataclass
 class Data:
-    """Images to learn from, without labels, and the tasks that follow."""
+    """Images to learn from, without labels, and the tasks that follow.
+
+    ``replicates`` says which images had the same treatment; None: not to be asked.
+    """
 
     name: str
     images: ImageCollection
     intensity: str
     tasks: list[Task]
+    replicates: pd.Series
 
     @cached_property
     def intensity_range(self) -> np.ndarray | None:
@@ -72,7 +76,7 @@ def _mitocheck() -> Data:
     images, table = _folder("mitocheck")
     groups = table["plate"] + "/" + table["well"]
     task = classification("mitocheck", table, "phenotype", groups, n_folds=5)
-    return Data("mitocheck", images, "dataset", [task])
+    return Data("mitocheck", images, "dataset", [task], groups)
 
 
 def _bbbc021() -> Data:
@@ -86,7 +90,9 @@ def _bbbc021() -> Data:
         nuisances(images, _many_controls(table, table["compound"] == "DMSO")),
     ]
     # Brightness alone nearly solves the first: it is removed.
-    return Data("bbbc021", images, "image", tasks)
+    treatment = table["compound"] + "/" + table["concentration_um"]
+    treatment = treatment.where(table["compound"] != "DMSO")
+    return Data("bbbc021", images, "image", tasks, treatment)
 
 
 def _many_controls(table: pd.DataFrame, control: pd.Series) -> pd.DataFrame:
@@ -112,7 +118,8 @@ def _screen() -> Data:
         classification("cell type", table, "cell_type", table["plate"]),
         nuisances(images, table[table["disease_condition"] == "Mock"]),
     ]
-    return Data("screen", images, "dataset", tasks)
+    treatment = table["cell_type"] + "/" + table["well_type"]
+    return Data("screen", images, "dataset", tasks, treatment)
 
 
 def classification(

@@ -28,6 +28,12 @@ import pandas as pd
 import torch
 from _methods import FIXED, METHODS
 from _tasks import load
+from scipy.stats import spearmanr
+
+from gandl._diagnostics import mean_average_precision
+
+# The score of a task that label-free ones are held against: the first that it has.
+LABELLED = ("AUC", "balanced accuracy", "accuracy")
 
 
 def main() -> None:
@@ -53,13 +59,19 @@ def main() -> None:
                 results += measure(data, method, arguments.minutes, seed)
                 save(results, arguments)
         print(f"\n{name}: {data.images}\n{table(results, name)}\n", flush=True)
+        if ranks := label_free(results, name):
+            print(f"Rank correlation of scores without labels\n{ranks}\n", flush=True)
     print(f"Written to {arguments.out}")
 
 
 def measure(data, method: str, minutes: float, seed: int) -> list[dict]:
     """Every score of a method, at each checkpoint of one training."""
     results = []
+    asked = data.replicates.notna().to_numpy()
     for embedding in METHODS[method](data, minutes, seed):
+        agreement = mean_average_precision(
+            embedding.features[asked], data.replicates[asked].tolist()
+        )
         for task in data.tasks:
             results.append(
                 {
@@ -70,6 +82,8 @@ def measure(data, method: str, minutes: float, seed: int) -> list[dict]:
                     "minutes": round(embedding.minutes, 2),
                     "images seen": embedding.n_images,
                     "d": embedding.features.shape[1],
+                    "replicate agreement": agreement,
+                    "Fréchet distance": embedding.frechet,
                     "folds": task.score(embedding.features[task.rows]),
                 }
             )
@@ -96,6 +110,31 @@ def table(results: list[dict], name: str) -> str:
             } | {k: f"{v.mean():.3f} ± {v.std(ddof=0):.3f}" for k, v in scores.items()}
         texts.append(f"{task}\n{pd.DataFrame(rows).T.to_string()}")
     return "\n\n".join(texts)
+
+
+def label_free(results: list[dict], name: str) -> str:
+    """How well scores without labels rank embeddings by their scores with labels.
+
+    Spearman's rank correlation over the checkpoints and seeds of a method, of
+    replicate agreement and of minus the Fréchet distance with the mean over folds.
+    """
+    rows = []
+    chosen = [r for r in results if r["data"] == name and r["task"] != "nuisances"]
+    for task, method in dict.fromkeys((r["task"], r["method"]) for r in chosen):
+        mine = [r for r in chosen if (r["task"], r["method"]) == (task, method)]
+        if len(mine) < 4:
+            continue
+        folds = [pd.DataFrame(r["folds"]).mean() for r in mine]
+        score = next(s for s in LABELLED if s in folds[0])
+        labelled = [fold[score] for fold in folds]
+        row = {"task": task, "method": method, "score": score, "checkpoints": len(mine)}
+        agreement = [r["replicate agreement"] for r in mine]
+        row["replicate agreement"] = spearmanr(agreement, labelled).statistic
+        if mine[0]["Fréchet distance"] is not None:
+            nearness = [-r["Fréchet distance"] for r in mine]
+            row["Fréchet distance"] = spearmanr(nearness, labelled).statistic
+        rows.append(row)
+    return pd.DataFrame(rows).round(2).to_string(index=False) if rows else ""
 
 
 def save(results: list[dict], arguments: argparse.Namespace) -> None:
