@@ -1,0 +1,337 @@
+"""DoseResponseRegressor: one compound's curve."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.special import expit
+from scipy.stats import f as f_distribution
+from scipy.stats import t as t_distribution
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+_LN10 = math.log(10)
+_SLOPES = np.geomspace(0.1, 20, 12)  # to start from; the first and last are the bounds
+_BEYOND = 1.0  # decades by which a midpoint may lie outside the tested concentrations
+_NAMES = ("bottom", "top", "log_ec50", "slope")
+
+
+class DoseResponseRegressor(RegressorMixin, BaseEstimator):
+    """Fit a four-parameter log-logistic curve to the responses of one compound.
+
+    ``bottom + (top - bottom) / (1 + 10 ** (slope * (log_ec50 - x)))``, with ``x`` the
+    decadic logarithm of the concentration, by least squares from many starts.
+
+    Parameters
+    ----------
+    column : int, default=0
+        Column of X that has the concentrations, where there is one a compound.
+    alpha : float, default=0.05
+        Level of significance: a curve whose p-value is not below it is taken for a
+        constant, and confidence intervals cover ``1 - alpha``.
+
+    Attributes
+    ----------
+    bottom_, top_ : float
+        The lower and the upper plateau; both the mean if the compound is inactive.
+    log_ec50_ : float
+        Decadic logarithm of the concentration halfway between the plateaus, in the
+        unit of X; NaN if inactive.
+    slope_ : float
+        Steepness (Hill slope), negative for a curve that falls with concentration; NaN
+        if inactive.
+    confidence_intervals_ : dict of str to tuple of 2 float
+        Of "bottom", "top", "log_ec50" and "slope". Infinite for a parameter that ended
+        at a bound, NaN if inactive.
+    p_value_ : float
+        Of an F test of the curve against a constant; 1 if there is no curve to fit.
+    inactive_ : bool
+        Whether the responses are told from a constant by no curve; always with fewer
+        than four concentrations (zero is one) or five responses.
+    extrapolated_ : bool
+        Whether ``log_ec50_`` lies outside the concentrations tested.
+    non_monotonic_ : bool
+        Whether responses turn back against the trend of the curve by more than chance,
+        as for a compound that is toxic at high doses.
+    n_responses_ : int
+        Responses used, missing ones not counted.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of str
+        Names of the columns; only if X was a DataFrame.
+
+    Notes
+    -----
+    A concentration of zero is the plateau at the left, exactly. Bounds: midpoints up to
+    a decade outside the concentrations tested, slopes from 0.1 to 20, plateaus up to
+    twice the range of the responses beyond it.
+
+    Intervals are the estimate plus and minus Student's t times the standard error from
+    the Jacobian, as R's ``nls`` [1]_ and drc [2]_ give them. The F test takes the curve
+    for linear in its three parameters beyond the constant.
+
+    References
+    ----------
+    .. [1] D. M. Bates and D. G. Watts, "Nonlinear regression analysis and its
+       applications", Wiley, 1988.
+    .. [2] C. Ritz et al., "Dose-response analysis using R", PLoS ONE 10, 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.scoring import DoseResponseRegressor
+    >>> concentration = np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3], 3)  # uM
+    >>> noise = np.random.default_rng(0).normal(scale=0.05, size=18)
+    >>> response = 1 / (1 + (concentration / 0.1) ** 1.5) + noise
+    >>> curve = DoseResponseRegressor().fit(concentration[:, None], response)
+    >>> round(10**curve.log_ec50_, 1), round(curve.slope_)
+    (0.1, -2)
+    >>> curve.predict([[0], [0.1], [0.2]]).round(1)
+    array([1. , 0.5, 0.3])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "column": [Integral],
+        "alpha": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(self, *, column: int = 0, alpha: float = 0.05) -> None:
+        self.column = column
+        self.alpha = alpha
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any) -> DoseResponseRegressor:
+        """Fit the curve.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns)
+            Concentrations, zero or more, in any order, in its column ``column``.
+        y : array-like of shape (n,)
+            Responses; missing ones (NaN) are left out.
+
+        Returns
+        -------
+        DoseResponseRegressor
+            Itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            If a concentration is missing, negative or infinite, a response is
+            infinite, or all responses are missing.
+        """
+        X = validate_data(self, X, dtype=np.float64)
+        dose = self._concentrations(X)
+        if y is None:
+            raise ValueError(
+                "requires y to be passed, but the target y is None: y is the responses."
+            )
+        y = column_or_1d(y, dtype=np.float64, warn=True)
+        assert_all_finite(y, allow_nan=True, input_name="y")
+        check_consistent_length(X, y)
+        known = ~np.isnan(y)
+        if not known.any():
+            raise ValueError("All responses are missing.")
+        dose, y = dose[known], y[known]
+        self.n_responses_ = len(y)
+        self._set_constant(float(y.mean()))
+        if len(np.unique(dose)) >= 4 and len(y) >= 5 and np.ptp(y) > 0:
+            self._fit_curve(_log10(dose), y)
+        return self
+
+    def predict(self, X: Any, *, return_std: bool = False) -> Any:
+        """Read the curve.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns)
+            Concentrations, in the column as in `fit`.
+        return_std : bool, default=False
+            Whether to return standard errors too.
+
+        Returns
+        -------
+        ndarray of shape (n,) or tuple of two
+            The curve's responses; with ``return_std`` also their standard errors, NaN
+            if inactive.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        x = _log10(self._concentrations(X))
+        if self.inactive_:
+            response, gradient = (
+                np.full(len(x), self.bottom_),
+                np.full((len(x), 4), np.nan),
+            )
+        else:
+            response, gradient = _curve(self._parameters, x)
+        if not return_std:
+            return response
+        variance = np.einsum("ij,jk,ik->i", gradient, self._covariance, gradient)
+        return response, np.sqrt(variance)
+
+    def _concentrations(self, X: np.ndarray) -> np.ndarray:
+        n_columns = X.shape[1]
+        if not -n_columns <= self.column < n_columns:
+            raise ValueError(f"column={self.column}, but X has {n_columns} columns.")
+        negative = np.argwhere(X < 0)
+        if len(negative):
+            row, column = negative[0]
+            raise ValueError(
+                f"Negative values in data: row {row} has a concentration of "
+                f"{X[row, column]:g}."
+            )
+        return X[:, self.column]
+
+    def _set_constant(self, mean: float) -> None:
+        self.bottom_ = self.top_ = mean
+        self.log_ec50_ = self.slope_ = math.nan
+        self.p_value_ = 1.0
+        self.inactive_, self.extrapolated_, self.non_monotonic_ = True, False, False
+        self.confidence_intervals_ = dict.fromkeys(_NAMES, (math.nan, math.nan))
+        self._covariance = np.full((4, 4), math.nan)
+
+    def _fit_curve(self, x: np.ndarray, y: np.ndarray) -> None:
+        fit, lower, upper = _least_squares(x, y)
+        degrees = len(y) - 4
+        unexplained, total = 2 * fit.cost, ((y - y.mean()) ** 2).sum()
+        if unexplained > 1e-20 * total:
+            ratio = (total - unexplained) / 3 / (unexplained / degrees)
+            self.p_value_ = float(f_distribution.sf(ratio, 3, degrees))
+        else:
+            self.p_value_ = 0.0
+        if self.p_value_ >= self.alpha:
+            return
+        left, right, middle, slope = self._parameters = fit.x
+        self.inactive_ = False
+        self.bottom_, self.top_ = float(min(left, right)), float(max(left, right))
+        self.log_ec50_ = float(middle)
+        self.slope_ = float(math.copysign(slope, right - left))
+        tested = x[np.isfinite(x)]
+        self.extrapolated_ = not tested.min() <= middle <= tested.max()
+        free = (fit.x > lower) & (fit.x < upper) & (fit.active_mask == 0)
+        self._covariance = _covariance(fit.jac, free, unexplained / degrees)
+        self.confidence_intervals_ = self._intervals(fit.x, free, degrees)
+        self.non_monotonic_ = _turns_back(x, y, right > left, self.alpha)
+
+    def _intervals(
+        self, parameters: np.ndarray, free: np.ndarray, degrees: int
+    ) -> dict[str, tuple[float, float]]:
+        half = t_distribution.ppf(1 - self.alpha / 2, degrees) * np.sqrt(
+            np.diag(self._covariance)
+        )
+        half[~free] = math.inf
+        low, high = parameters - half, parameters + half
+        left, right, middle, slope = zip(low.tolist(), high.tolist(), strict=True)
+        if parameters[1] < parameters[0]:
+            left, right, slope = right, left, (-slope[1], -slope[0])
+        return dict(zip(_NAMES, (left, right, middle, slope), strict=True))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        tags.regressor_tags.poor_score = True  # where the response is no curve of X
+        return tags
+
+
+def _log10(dose: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log10(dose)  # of zero: minus infinity, the left plateau
+
+
+def _curve(parameters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Responses (n,) at x, and their gradient (n, 4) by the parameters.
+
+    The parameters are the plateaus at the left and at the right, the midpoint and the
+    steepness, positive.
+    """
+    left, right, middle, slope = parameters
+    risen = expit(_LN10 * slope * (x - middle))
+    change = (right - left) * risen * (1 - risen) * _LN10
+    away = np.where(np.isfinite(x), x - middle, 0.0)
+    gradient = np.stack([1 - risen, risen, -slope * change, away * change], axis=1)
+    return left + (right - left) * risen, gradient
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The best fit, and the bounds of its parameters."""
+    tested = x[np.isfinite(x)]
+    spread = 2 * np.ptp(y)
+    lower = np.array([y.min() - spread] * 2 + [tested.min() - _BEYOND, _SLOPES[0]])
+    upper = np.array([y.max() + spread] * 2 + [tested.max() + _BEYOND, _SLOPES[-1]])
+    fits = [
+        least_squares(
+            lambda p: _curve(p, x)[0] - y,
+            start,
+            jac=lambda p: _curve(p, x)[1],
+            bounds=(lower, upper),
+            method="dogbox",
+            max_nfev=60,
+            x_scale="jac",
+            ftol=1e-12,
+            xtol=1e-12,
+            gtol=1e-12,
+        )
+        for start in _starts(x, y, lower, upper)
+    ]
+    return min(fits, key=lambda fit: fit.cost), lower, upper
+
+
+def _starts(
+    x: np.ndarray, y: np.ndarray, lower: np.ndarray, upper: np.ndarray, n: int = 4
+) -> np.ndarray:
+    """Parameters (n, 4) from a grid of midpoints and slopes.
+
+    Given those two, the plateaus are a linear regression.
+    """
+    middles = np.linspace(lower[2], upper[2], 40)
+    middle, slope = (g.ravel() for g in np.meshgrid(middles, _SLOPES, indexing="ij"))
+    risen = expit(_LN10 * slope[:, None] * (x - middle[:, None]))
+    centred = risen - risen.mean(axis=1, keepdims=True)
+    power = np.maximum((centred**2).sum(axis=1), 1e-12)
+    height = centred @ (y - y.mean()) / power
+    left = y.mean() - height * risen.mean(axis=1)
+    # What clipping to the bounds costs is seen by taking the residual after it.
+    starts = np.stack([left, left + height, middle, slope], axis=1)
+    inside = (upper - lower) * 1e-6
+    starts = np.clip(starts, lower + inside, upper - inside)
+    left, right = starts[:, :1], starts[:, 1:2]
+    cost = ((left + (right - left) * risen - y) ** 2).sum(axis=1)
+    best = cost.reshape(len(middles), -1)
+    order = np.argsort(best.min(axis=0))[:n]  # the best midpoint of the best slopes
+    rows = best.argmin(axis=0)[order] * len(_SLOPES) + order
+    return starts[rows]
+
+
+def _covariance(jacobian: np.ndarray, free: np.ndarray, variance: float) -> np.ndarray:
+    """Of the parameters, those at a bound taken as known."""
+    covariance = np.zeros((4, 4))
+    jacobian = jacobian[:, free]
+    covariance[np.ix_(free, free)] = variance * np.linalg.pinv(jacobian.T @ jacobian)
+    return covariance
+
+
+def _turns_back(x: np.ndarray, y: np.ndarray, rising: bool, alpha: float) -> bool:
+    """Whether a later dose's mean lies against the trend by more than chance.
+
+    t tests of every pair of doses, with the variance within doses, Bonferroni's
+    correction; needs replicates.
+    """
+    doses, group, counts = np.unique(x, return_inverse=True, return_counts=True)
+    means = np.bincount(group, y) / counts
+    degrees = len(y) - len(doses)
+    if degrees < 2:
+        return False
+    variance = ((y - means[group]) ** 2).sum() / degrees
+    earlier, later = np.triu_indices(len(doses), 1)
+    back = (means[earlier] - means[later]) * (1 if rising else -1)
+    error = np.sqrt(variance * (1 / counts[earlier] + 1 / counts[later]))
+    limit = t_distribution.isf(alpha / len(back), degrees)
+    return bool((back > limit * error).any())

@@ -1,0 +1,284 @@
+"""The curve against R, and every kind of input that a screen brings."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import check_grad
+from scipy.stats import binom
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gandl.scoring import DoseResponseRegressor
+from gandl.scoring._dose_response import _curve
+
+DATA = Path(os.environ.get("GANDL_DATA", "not set"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs GANDL_DATA")
+
+DOSES = np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3], 3)
+FALLING = np.array(
+    [
+        *(1.02, 0.95, 1.04, 0.93, 0.82, 0.86, 0.47, 0.55, 0.52),
+        *(0.21, 0.12, 0.15, 0.06, -0.03, 0.02, -0.04, 0.05, 0.01),
+    ]
+)
+
+
+def fit(doses, responses, **options):
+    return DoseResponseRegressor(**options).fit(np.reshape(doses, (-1, 1)), responses)
+
+
+@parametrize_with_checks([DoseResponseRegressor()])
+def test_sklearn(estimator, check):
+    check(estimator)
+
+
+def assert_is(curve, expected):
+    """Estimate and confidence interval of each parameter, to three digits."""
+    for name, (estimate, low, high) in expected.items():
+        assert getattr(curve, f"{name}_") == pytest.approx(estimate, rel=1e-3)
+        interval = curve.confidence_intervals_[name]
+        assert interval == pytest.approx((low, high), rel=1e-3, abs=1e-4)
+
+
+def test_equals_r_on_a_falling_curve():
+    """R 4.2.2: d <- data.frame(x = log10(dose), y = y); then
+
+    f <- nls(y ~ SSfpl(x, A, B, xmid, scal), d,
+             start = list(A = 1, B = 0, xmid = -1, scal = 0.3))
+    coef(f) + outer(sqrt(diag(vcov(f))), c(0, -1, 1)) * qt(0.975, 14)
+
+    with slope = 1 / (scal log 10) and its standard error by the delta method.
+    """
+    curve = fit(DOSES, FALLING)
+    expected = {
+        "top": (1.0343814, 0.9547231, 1.1140398),
+        "bottom": (-0.0092622544, -0.0592171, 0.0406926),
+        "log_ec50": (-1.0058633, -1.0873245, -0.9244022),
+        "slope": (-1.4581422, -1.851499, -1.0647853),
+    }
+    assert_is(curve, expected)
+    assert not any([curve.inactive_, curve.extrapolated_, curve.non_monotonic_])
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("compound", "highest", "expected", "p_value"),
+    [
+        (
+            "LY294002",  # start = list(A=38, B=74.5, xmid=.617, scal=.0787)
+            math.inf,
+            {
+                "bottom": (38.03320, 31.77124, 44.29516),
+                "top": (74.49700, 69.05099, 79.94301),
+                "log_ec50": (0.61685, 0.4504871, 0.7832129),
+                "slope": (5.5204586, -3.473864, 14.514782),
+            },
+            9.7464761e-10,
+        ),
+        (
+            "Wortmannin",  # start = list(A=36.1, B=74.6, xmid=.96, scal=.086)
+            62.5,  # above, responses fall; nls finds no fit with them
+            {
+                "bottom": (36.098700, 29.729416, 42.467984),
+                "top": (74.623700, 66.953487, 82.293913),
+                "log_ec50": (0.959970, 0.8084646, 1.1114754),
+                "slope": (5.0479401, -3.220680, 13.316560),
+            },
+            6.2163428e-08,
+        ),
+    ],
+)
+def test_equals_r_on_bbbc013(compound, highest, expected, p_value):
+    """R 4.2.2: w <- read.csv("wells.csv"); w$x <- log10(w$dose)
+
+    f <- nls(nuclear_gfp_intensity ~ SSfpl(x, A, B, xmid, scal),
+             w[w$compound == "LY294002", ], start = ...)
+    """
+    wells = pd.read_csv(DATA / "bbbc013" / "wells.csv")
+    wells = wells[(wells["compound"] == compound) & (wells["dose"] <= highest)]
+    curve = fit(wells["dose"], wells["nuclear_gfp_intensity"])
+    assert_is(curve, expected)
+    assert curve.p_value_ == pytest.approx(p_value, rel=1e-3)
+
+
+@needs_data
+def test_responses_that_fall_again_are_coped_with():
+    """All doses of Wortmannin: R's nls ends in "singular gradient"."""
+    wells = pd.read_csv(DATA / "bbbc013" / "wells.csv")
+    wells = wells[wells["compound"] == "Wortmannin"]
+    curve = fit(wells["dose"], wells["nuclear_gfp_intensity"])
+    assert 5 < 10**curve.log_ec50_ < 15
+    assert curve.confidence_intervals_["slope"] == (-math.inf, math.inf)
+    assert all(np.isfinite(curve.confidence_intervals_["log_ec50"]))
+
+
+@needs_data
+def test_equals_drc_on_ryegrass():
+    """drc's LL.4 on ryegrass (Ritz et al. 2015): estimates and standard errors."""
+    plants = pd.read_csv(DATA / "ryegrass" / "ryegrass.csv")
+    curve = DoseResponseRegressor(column=1)
+    curve.fit(plants[["root_length_cm", "concentration_mm"]], plants["root_length_cm"])
+    assert -curve.slope_ == pytest.approx(2.98222, rel=1e-4)
+    assert curve.bottom_ == pytest.approx(0.48141, rel=1e-4)
+    assert curve.top_ == pytest.approx(7.79296, rel=1e-4)
+    assert 10**curve.log_ec50_ == pytest.approx(3.05795, rel=1e-4)
+    t = 2.085963  # qt(0.975, 20)
+    errors = {"slope": 0.458, "bottom": 0.210, "top": 0.190}
+    for name, error in errors.items():
+        low, high = curve.confidence_intervals_[name]
+        assert (high - low) / 2 / t == pytest.approx(error, rel=3e-3)
+    low, high = curve.confidence_intervals_["log_ec50"]
+    error = (high - low) / 2 / t * math.log(10) * 10**curve.log_ec50_
+    assert error == pytest.approx(0.186, rel=3e-3)
+
+
+@pytest.mark.parametrize("slope", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize(("left", "right"), [(1.0, 0.0), (-5.0, 300.0)])
+def test_recovers_a_curve_without_noise(left, right, slope):
+    parameters = np.array([left, right, -0.8, slope])
+    y = _curve(parameters, np.log10(DOSES))[0]
+    curve = fit(DOSES, y)
+    assert curve.log_ec50_ == pytest.approx(-0.8, abs=1e-3)
+    assert curve.slope_ == pytest.approx(slope * np.sign(right - left), rel=1e-3)
+    assert (curve.bottom_, curve.top_) == pytest.approx(sorted([left, right]), rel=1e-2)
+    np.testing.assert_allclose(
+        curve.predict(DOSES[:, None]), y, atol=1e-3 * abs(right - left)
+    )
+
+
+def test_gradient():
+    x = np.array([-np.inf, -2.0, -0.5, 0.3])
+    for k in range(len(x)):
+        error = check_grad(
+            lambda p, k=k: _curve(p, x)[0][k],
+            lambda p, k=k: _curve(p, x)[1][k],
+            np.array([0.2, 1.1, -0.4, 1.3]),
+        )
+        assert error < 1e-6
+
+
+def test_confidence_intervals_cover():
+    """Of 200 intervals, 95 % cover the truth, but for chance."""
+    rng = np.random.default_rng(0)
+    truth = _curve(np.array([0.0, 1.0, -1.0, 1.2]), np.log10(DOSES))[0]
+    covered = 0
+    for _ in range(200):
+        curve = fit(DOSES, truth + rng.normal(0, 0.1, 18))
+        low, high = curve.confidence_intervals_["log_ec50"]
+        covered += low < -1 < high
+    assert binom.ppf(0.001, 200, 0.95) <= covered <= binom.ppf(0.999, 200, 0.97)
+
+
+def test_flat_responses_are_seldom_active():
+    rng = np.random.default_rng(0)
+    p = [fit(DOSES, rng.normal(size=18)) for _ in range(200)]
+    share = np.mean([not curve.inactive_ for curve in p])
+    assert share <= binom.ppf(0.999, 200, 0.05) / 200
+    flat = next(curve for curve in p if curve.inactive_)
+    assert flat.bottom_ == flat.top_ == flat.predict([[0.2]])[0]
+    assert math.isnan(flat.log_ec50_)
+    assert not flat.extrapolated_
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
+def test_equal_responses_are_inactive(constant):
+    curve = fit(DOSES, np.full(18, constant))
+    assert curve.inactive_
+    assert curve.p_value_ == 1
+    assert curve.predict([[0.0], [5.0]]) == pytest.approx(constant)
+
+
+def test_a_bell_is_said_to_turn_back():
+    bell = np.repeat([0, 0.1, 0.6, 1, 0.9, 0.2], 3) + 0.05 * np.tile([-1, 0, 1], 6)
+    curve = fit(DOSES, bell)
+    assert curve.non_monotonic_
+    assert not curve.inactive_
+    assert curve.slope_ > 0
+    assert not fit(DOSES, FALLING).non_monotonic_
+
+
+def test_zero_dose_is_the_left_plateau():
+    with_zero = np.append(DOSES, [0, 0, 0])
+    y = np.append(FALLING, [1.5, 1.4, 1.6])
+    curve = fit(with_zero, y)
+    assert curve.predict([[0]])[0] == pytest.approx(curve.top_)
+    assert curve.top_ > fit(DOSES, FALLING).top_
+    assert np.isfinite(curve.confidence_intervals_["log_ec50"]).all()
+
+
+def test_order_and_unit_of_the_doses():
+    curve = fit(DOSES, FALLING)
+    order = np.random.default_rng(0).permutation(18)
+    shuffled = fit(DOSES[order], FALLING[order])
+    assert shuffled.log_ec50_ == pytest.approx(curve.log_ec50_, rel=1e-5)
+    nanomolar = fit(1000 * DOSES, FALLING)
+    assert nanomolar.log_ec50_ == pytest.approx(curve.log_ec50_ + 3, rel=1e-5)
+
+
+def test_missing_responses_are_left_out():
+    y = FALLING.copy()
+    y[[1, 7]] = np.nan
+    known = ~np.isnan(y)
+    curve = fit(DOSES, y)
+    assert curve.n_responses_ == 16
+    other = fit(DOSES[known], y[known])
+    assert curve.log_ec50_ == other.log_ec50_
+
+
+@pytest.mark.parametrize(
+    "doses", [[1.0] * 8, [0.1, 1.0] * 4, [0, 0.1, 1.0] * 3, [0.1, 0.3, 1, 3]]
+)
+def test_too_few_doses_or_responses_have_no_curve(doses):
+    y = np.linspace(0, 1, len(doses))
+    curve = fit(doses, y)
+    assert curve.inactive_
+    assert curve.p_value_ == 1
+    assert curve.predict([[1.0]])[0] == pytest.approx(0.5)
+
+
+def test_half_a_curve_is_extrapolated():
+    x = np.log10(DOSES)
+    noise = 0.01 * np.tile([-1, 0, 1], 6)
+    y = _curve(np.array([0, 1, 0.9, 1.5]), x)[0] + noise
+    curve = fit(DOSES, y)
+    assert curve.extrapolated_
+    assert curve.log_ec50_ <= np.log10(3) + 1
+
+
+def test_standard_errors_of_the_curve():
+    """At the midpoint of the doses, they match those of repeated experiments."""
+    rng = np.random.default_rng(0)
+    truth = _curve(np.array([0.0, 1.0, -1.0, 1.2]), np.log10(DOSES))[0]
+    fits = [
+        fit(DOSES, truth + rng.normal(0, 0.05, 18)).predict(
+            [[0], [0.1], [1]], return_std=True
+        )
+        for _ in range(100)
+    ]
+    responses, errors = (np.array(part) for part in zip(*fits, strict=True))
+    ratio = responses.std(axis=0) / errors.mean(axis=0)
+    np.testing.assert_allclose(ratio, 1, atol=0.25)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        ([0.1, 1, -1], [1, 2, 3], "row 2 has a concentration of -1"),
+        ([0.1, 1, np.nan], [1, 2, 3], "Input X contains NaN"),
+        ([0.1, 1, np.inf], [1, 2, 3], "Input X contains infinity"),
+        ([0.1, 1, 3], [1, 2, np.inf], "Input y contains infinity"),
+        ([0.1, 1, 3], [np.nan] * 3, "All responses are missing"),
+        ([0.1, 1, 3], [1, 2], "inconsistent numbers of samples"),
+    ],
+)
+def test_errors(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        fit(X, y)
+
+
+def test_the_column_is_to_be_there():
+    with pytest.raises(ValueError, match="column=1, but X has 1 columns"):
+        fit(DOSES, FALLING, column=1)
