@@ -92,8 +92,8 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
     >>> curve = DoseResponseRegressor().fit(concentration[:, None], response)
     >>> round(10**curve.log_ec50_, 1), round(curve.slope_)
     (0.1, -2)
-    >>> curve.predict([[0], [0.1], [0.2]]).round(1)
-    array([1. , 0.5, 0.3])
+    >>> curve.predict([[0], [0.1], [0.2]]).round(2)
+    array([0.99, 0.52, 0.25])
     """
 
     _parameter_constraints: ClassVar[dict] = {
