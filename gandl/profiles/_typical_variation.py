@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -15,6 +14,8 @@ from sklearn.base import (
 )
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gandl._batch_labels import batch_of_rows, batch_positions, sorted_batches
 
 
 class TypicalVariationNormalizer(
@@ -140,10 +141,10 @@ class TypicalVariationNormalizer(
             ``shrinkage`` is 0 and a batch has too few controls to whiten.
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        rows = _batch_of_rows(batch, len(X))
+        rows = batch_of_rows(batch, len(X))
         chosen = self._is_control(y, len(X))
-        self.batches_ = np.array(sorted(set(rows), key=str), dtype=object)
-        position = self._positions(rows)
+        self.batches_ = sorted_batches(rows)
+        position = batch_positions(rows, self.batches_)
         counts = np.bincount(position[chosen], minlength=len(self.batches_))
         if counts.min() < 2:
             name = self.batches_[counts.argmin()]
@@ -186,7 +187,7 @@ class TypicalVariationNormalizer(
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        position = self._positions(_batch_of_rows(batch, len(X)))
+        position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
         X = (X - self.means_[position]) / self.scales_[position] @ self.components_.T
         aligned = np.empty_like(X)
         for b in np.unique(position):
@@ -231,18 +232,6 @@ class TypicalVariationNormalizer(
             raise ValueError(f"No row of y is {self.control!r}.")
         return chosen
 
-    def _positions(self, rows: np.ndarray) -> np.ndarray:
-        """Index of each row's batch among ``batches_``."""
-        known = {name: b for b, name in enumerate(self.batches_)}
-        unknown = sorted({str(name) for name in rows if name not in known})
-        if unknown:
-            raise ValueError(
-                f"No controls of batch {', '.join(unknown[:5])} in fit, which saw "
-                f"{', '.join(str(name) for name in self.batches_[:5])}. Give fit the "
-                "controls of each batch, and the same batches to transform."
-            )
-        return np.array([known[name] for name in rows])
-
     def _whitening(self, controls: np.ndarray, degrees: int) -> np.ndarray:
         """Directions whose coordinates have unit variance over centred controls."""
         _, singular, directions = np.linalg.svd(controls, full_matrices=False)
@@ -279,18 +268,6 @@ class TypicalVariationNormalizer(
             alignments[b] = _inverse_root(covariance + self.shrinkage * np.eye(n))
             aligned[position == b] = part @ alignments[b]
         return alignments @ _inverse_root(aligned.T @ aligned / (len(aligned) - 1))
-
-
-def _batch_of_rows(batch: Any, n: int) -> np.ndarray:
-    if batch is None:
-        return np.full(n, "all", dtype=object)
-    rows = np.asarray(batch, dtype=object)
-    if rows.shape != (n,):
-        raise ValueError(f"batch has shape {rows.shape}, X has {n} rows.")
-    missing = np.flatnonzero(pd.isna(rows))
-    if len(missing):
-        raise ValueError(f"Row {missing[0]} has no batch.")
-    return rows
 
 
 def _inverse_root(matrix: np.ndarray) -> np.ndarray:

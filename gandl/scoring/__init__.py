@@ -1,5 +1,6 @@
 """Profiles to scores: which compound works, at which dose. Never imports torch."""
 
 from gandl.scoring._dose_response import DoseResponseRegressor
+from gandl.scoring._perturbation import PerturbationScorer
 
-__all__ = ["DoseResponseRegressor"]
+__all__ = ["DoseResponseRegressor", "PerturbationScorer"]

@@ -1,0 +1,359 @@
+"""PerturbationScorer: how far from healthy, and how far from anything known."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gandl._batch_labels import batch_of_rows, batch_positions, sorted_batches
+
+_POOR = 0.5  # |Cohen's d| below which controls are not separate
+
+
+class PerturbationScorer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Score rows along the axis from one control to the other, and away from it.
+
+    With ``m0`` and ``m1`` the means of the negative and the positive controls and ``v =
+    m1 - m0``, on-perturbation is ``(x - m0) . v / |v|**2``: 0 at the negative controls
+    (healthy), 1 at the positive ones (infected). Off-perturbation is the length of what
+    is left of ``x - m0``, divided by ``|v|``: side effects.
+
+    Parameters
+    ----------
+    negative, positive : object, default=None
+        The values of ``y`` that mark the controls. None: the first and the last in
+        sorted order.
+    axis : {"mean", "discriminant"}, default="mean"
+        On-perturbation along the difference of means, or along Fisher's linear
+        discriminant (covariance shrunk by Ledoit and Wolf), scaled so that controls
+        are at 0 and 1 all the same.
+    poor_controls : {"warn", "raise", "ignore"}, default="warn"
+        What to do about batches whose controls do not separate, with an absolute
+        Cohen's d below 0.5, or have one of a kind only, so that none can be left out.
+
+    Attributes
+    ----------
+    batches_ : ndarray of shape (n_batches,)
+        The batches, sorted; one, "all", if ``fit`` had none.
+    origins_, directions_, weights_ : ndarray of shape (n_batches, n_features)
+        ``m0``, ``v``, and the vector whose product with ``x - m0`` is on-perturbation.
+    separation_ : DataFrame
+        One row a batch: controls ("n_negative", "n_positive"), and how well
+        on-perturbation separates those that its axis was not fitted on
+        (cross-validation within the batch): "z_prime", "ssmd", "auc", "cohens_d".
+    negative_, positive_ : object
+        The values of ``y`` used.
+    n_features_in_ : int
+        Length of a row.
+    feature_names_in_ : ndarray of str
+        Names of the columns; only if X was a DataFrame.
+
+    See Also
+    --------
+    DoseResponseRegressor : The curve of on-perturbation by concentration.
+    gandl.profiles.TypicalVariationNormalizer : To come before.
+
+    Notes
+    -----
+    The two scores are those of [1]_. Z' is ``1 - 3 (s0 + s1) / |m1 - m0|`` [2]_, SSMD
+    ``(m1 - m0) / sqrt(s0**2 + s1**2)``, Cohen's d ``(m1 - m0) / sqrt((s0**2 + s1**2) /
+    2)``, of the scores' means and standard deviations.
+
+    References
+    ----------
+    .. [1] M. F. Cuccarese et al., "Functional immune mapping with deep-learning
+       enabled phenomics applied to immunomodulatory and COVID-19 drug discovery",
+       bioRxiv 2020.08.02.233064, 2020.
+    .. [2] J.-H. Zhang et al., "A simple statistical parameter for use in evaluation
+       and validation of high throughput screening assays", J Biomol Screen 4, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.scoring import PerturbationScorer
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(40, 3))
+    >>> y = np.repeat(["mock", "infected"], 20)
+    >>> X[20:, 0] += 10
+    >>> scorer = PerturbationScorer(negative="mock", positive="infected").fit(X, y)
+    >>> scorer.transform([[5, 0, 0], [10, 20, 0]]).round(1)
+    array([[0.5, 0. ],
+           [1. , 2.1]])
+    >>> round(float(scorer.separation_.loc["all", "z_prime"]), 1)
+    0.4
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "negative": "no_validation",
+        "positive": "no_validation",
+        "axis": [StrOptions({"mean", "discriminant"})],
+        "poor_controls": [StrOptions({"warn", "raise", "ignore"})],
+    }
+
+    def __init__(
+        self,
+        *,
+        negative: Any = None,
+        positive: Any = None,
+        axis: str = "mean",
+        poor_controls: str = "warn",
+    ) -> None:
+        self.negative = negative
+        self.positive = positive
+        self.axis = axis
+        self.poor_controls = poor_controls
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, *, batch: Any = None) -> PerturbationScorer:
+        """Learn the axis from the controls; other rows are not looked at.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings or profiles.
+        y : array-like of shape (n,)
+            What each row is.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, usually its plate, for an axis a batch. None: one
+            axis for all.
+
+        Returns
+        -------
+        PerturbationScorer
+            Itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            If a batch lacks a kind of control, or their means are equal; with
+            ``poor_controls="raise"``, if they do not separate.
+        """
+        if y is None:
+            raise ValueError(
+                "requires y to be passed, but the target y is None: y marks controls."
+            )
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        kind = self._kinds(y, len(X), reset=True)
+        rows = batch_of_rows(batch, len(X))
+        chosen = kind >= 0
+        X, kind, rows = X[chosen], kind[chosen], rows[chosen]
+        self.batches_ = sorted_batches(rows)
+        axes, separation = [], []
+        for name in self.batches_:
+            mine = rows == name
+            axes.append(self._axis(X[mine], kind[mine], name))
+            separation.append(self._separation(X[mine], kind[mine], name))
+        self.origins_, self.directions_, self.weights_ = map(
+            np.stack, zip(*axes, strict=True)
+        )
+        self.separation_ = pd.DataFrame(
+            separation, index=pd.Index(self.batches_, name="batch")
+        )
+        self._tell_poor_controls()
+        return self
+
+    def transform(self, X: Any, *, batch: Any = None) -> np.ndarray:
+        """Score rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings or profiles, of controls and of anything else.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, 2)
+            On-perturbation and off-perturbation.
+
+        Raises
+        ------
+        ValueError
+            If a batch had no controls in `fit`.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        b = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
+        return _scores(X, self.origins_[b], self.directions_[b], self.weights_[b])
+
+    def fit_transform(self, X: Any, y: Any, *, batch: Any = None) -> np.ndarray:
+        """Learn from the controls among rows, and score all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings or profiles.
+        y : array-like of shape (n,)
+            What each row is.
+        batch : array-like of shape (n,), default=None
+            The batch of each row.
+
+        Returns
+        -------
+        ndarray of shape (n, 2)
+            On-perturbation and off-perturbation; of controls, which the axis was
+            fitted on, too optimistic.
+        """
+        return self.fit(X, y, batch=batch).transform(X, batch=batch)
+
+    def score(self, X: Any, y: Any, *, batch: Any = None) -> float:
+        """Compute the Z'-factor of the controls' on-perturbation.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Rows, best such as `fit` has not seen.
+        y : array-like of shape (n,)
+            What each row is.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        float
+            The Z'-factor, at most 1.
+        """
+        on = self.transform(X, batch=batch)[:, 0]
+        kind = self._kinds(y, len(on), reset=False)
+        return separation(on[kind == 0], on[kind == 1])["z_prime"]
+
+    def _kinds(self, y: Any, n: int, *, reset: bool) -> np.ndarray:
+        """0 for each negative control, 1 for each positive, -1 for all else."""
+        y = np.asarray(y, dtype=object).ravel()
+        if len(y) != n:
+            raise ValueError(
+                "Found input variables with inconsistent numbers of samples: X has "
+                f"{n}, y {len(y)}."
+            )
+        values = sorted(
+            {value for value in y if not pd.isna(value)},
+            key=lambda value: (type(value).__name__, value),
+        )
+        if reset:
+            if len(values) < 2:
+                raise ValueError(
+                    "y is to have two kinds of controls, and has less than 2 classes: "
+                    f"{values}."
+                )
+            self.negative_ = values[0] if self.negative is None else self.negative
+            self.positive_ = values[-1] if self.positive is None else self.positive
+        for name, value in (("negative", self.negative_), ("positive", self.positive_)):
+            if value not in values:
+                raise ValueError(
+                    f"No row of y is {name}={value!r}; there are {values[:5]}."
+                )
+        return np.where(y == self.negative_, 0, np.where(y == self.positive_, 1, -1))
+
+    def _axis(
+        self, X: np.ndarray, kind: np.ndarray, name: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        counts = np.bincount(kind, minlength=2)
+        if counts.min() == 0:
+            raise ValueError(
+                f"Batch {name!r} has {counts[0]} negative and {counts[1]} positive "
+                "controls, and needs both: leave it out, or join it with another."
+            )
+        origin = X[kind == 0].mean(axis=0)
+        direction = X[kind == 1].mean(axis=0) - origin
+        if not direction.any():
+            raise ValueError(f"In batch {name!r} both controls have the same mean.")
+        weights = direction
+        if self.axis == "discriminant":
+            model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+            weights = model.fit(X, kind).coef_[0]
+        return origin, direction, weights / (weights @ direction)
+
+    def _separation(self, X: np.ndarray, kind: np.ndarray, name: Any) -> dict:
+        """Of controls that the axis was not fitted on; NaN where there is only one."""
+        counts = np.bincount(kind)
+        on = np.full(len(X), np.nan)
+        if counts.min() > 1:
+            folds = StratifiedKFold(min(5, counts.min()), shuffle=True, random_state=0)
+            for train, test in folds.split(X, kind):
+                axis = self._axis(X[train], kind[train], name)
+                on[test] = _scores(X[test], *axis)[:, 0]
+        found = separation(on[kind == 0], on[kind == 1])
+        return {"n_negative": counts[0], "n_positive": counts[1], **found}
+
+    def _tell_poor_controls(self) -> None:
+        poor = ~(self.separation_["cohens_d"].abs() >= _POOR)  # NaN is poor too
+        if not poor.any() or self.poor_controls == "ignore":
+            return
+        names = ", ".join(str(name) for name in self.batches_[poor.to_numpy()][:5])
+        message = (
+            f"Controls do not separate, or cannot be judged, in {poor.sum()} of "
+            f"{len(poor)} batches: {names}. Do not trust scores there; see separation_."
+        )
+        if self.poor_controls == "raise":
+            raise ValueError(message)
+        warnings.warn(message, UserWarning, stacklevel=4)
+
+    @property
+    def _n_features_out(self) -> int:
+        return 2
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the scores.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        ndarray of str
+            "on_perturbation" and "off_perturbation".
+        """
+        check_is_fitted(self)
+        return np.array(["on_perturbation", "off_perturbation"], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+def _scores(
+    X: np.ndarray, origin: np.ndarray, direction: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """On- and off-perturbation (n, 2); one origin for all rows, or one a row."""
+    away = X - origin
+    on = (away * weights).sum(axis=-1)
+    rest = away - on[:, None] * direction
+    off = np.linalg.norm(rest, axis=-1) / np.linalg.norm(direction, axis=-1)
+    return np.stack([on, off], axis=1)
+
+
+def separation(negative: np.ndarray, positive: np.ndarray) -> dict[str, float]:
+    """Z', SSMD, AUC and Cohen's d of scores of two kinds of controls."""
+    difference = positive.mean() - negative.mean()
+    spread = [part.std(ddof=min(1, len(part) - 1)) for part in (negative, positive)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = np.hypot(*spread)
+        z_prime = 1 - 3 * sum(spread) / np.abs(difference)
+        ssmd = difference / both
+    auc = (positive[:, None] > negative).mean()
+    auc += (positive[:, None] == negative).mean() / 2
+    return {
+        "z_prime": float(z_prime),
+        "ssmd": float(ssmd),
+        "auc": float(auc) if np.isfinite(difference) else np.nan,
+        "cohens_d": float(ssmd * np.sqrt(2)),
+    }

@@ -1,0 +1,190 @@
+"""On and off the axis between controls, and whether it can be trusted."""
+
+import warnings
+
+import numpy as np
+import pytest
+import sklearn
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gandl.scoring import PerturbationScorer
+from gandl.scoring._perturbation import separation
+
+
+@parametrize_with_checks(
+    [
+        PerturbationScorer(poor_controls="ignore"),
+        PerturbationScorer(poor_controls="ignore", axis="discriminant"),
+    ]
+)
+def test_sklearn(estimator, check):
+    check(estimator)
+
+
+def screen(n=40, d=6, distance=8.0, seed=0):
+    """Mock, infected and treated rows; infection moves the first feature."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(["mock", "infected", "treated"], n)
+    X = rng.normal(size=(3 * n, d)) + 5
+    X[y == "infected", 0] += distance
+    X[y == "treated", 0] += distance / 2
+    X[y == "treated", 1] += 2 * distance
+    return X, y
+
+
+def scorer(**options):
+    return PerturbationScorer(negative="mock", positive="infected", **options)
+
+
+@pytest.mark.parametrize("axis", ["mean", "discriminant"])
+def test_controls_are_at_0_and_1_and_side_effects_are_off(axis):
+    X, y = screen()
+    scores = scorer(axis=axis).fit_transform(X, y)
+    mean = {kind: scores[y == kind].mean(axis=0) for kind in np.unique(y)}
+    np.testing.assert_allclose(mean["mock"][0], 0, atol=1e-9)
+    np.testing.assert_allclose(mean["infected"][0], 1, atol=1e-9)
+    np.testing.assert_allclose(mean["treated"], [0.5, 2], atol=0.2)
+
+
+def test_formula():
+    X, y = screen()
+    m0, m1 = X[y == "mock"].mean(axis=0), X[y == "infected"].mean(axis=0)
+    v = m1 - m0
+    for x, (on, off) in zip(X, scorer().fit_transform(X, y), strict=True):
+        expected = (x - m0) @ v / (v @ v)
+        assert on == pytest.approx(expected)
+        rest = np.linalg.norm(x - m0 - expected * v) / np.linalg.norm(v)
+        assert off == pytest.approx(rest)
+
+
+def test_discriminant_separates_where_the_mean_is_drowned():
+    X, y = screen(n=300, distance=3.0)
+    rng = np.random.default_rng(1)
+    noise = 10 * rng.normal(size=len(X))
+    X[:, 0] += noise
+    X[:, 2] += noise
+    found = {
+        a: scorer(axis=a, poor_controls="ignore").fit(X, y).separation_
+        for a in ("mean", "discriminant")
+    }
+    assert found["discriminant"].loc["all", "auc"] > 0.7
+    assert found["mean"].loc["all", "auc"] < 0.65
+
+
+def test_separation_is_of_controls_not_fitted_on():
+    """Without any difference, AUC is about a half, in however many dimensions."""
+    X, y = screen(n=30, d=500, distance=0.0)
+    for axis in ("mean", "discriminant"):
+        fitted = scorer(axis=axis, poor_controls="ignore").fit(X, y)
+        on = fitted.transform(X)[:, 0]
+        seen = separation(on[y == "mock"], on[y == "infected"])["auc"]
+        assert seen > 0.95
+        assert abs(fitted.separation_.loc["all", "auc"] - 0.5) < 0.25
+
+
+def test_separation_formulas():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=50), rng.normal(3, 2, size=30).round()
+    found = separation(a, b)
+    s0, s1, d = a.std(ddof=1), b.std(ddof=1), b.mean() - a.mean()
+    assert found["z_prime"] == pytest.approx(1 - 3 * (s0 + s1) / d)
+    assert found["ssmd"] == pytest.approx(d / np.sqrt(s0**2 + s1**2))
+    assert found["cohens_d"] == pytest.approx(d / np.sqrt((s0**2 + s1**2) / 2))
+    labels = np.repeat([0, 1], [50, 30])
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, np.append(a, b)))
+
+
+def test_an_axis_a_plate():
+    X, y = screen()
+    plate = np.tile(["P1", "P2"], 60)
+    X[plate == "P2"] = 3 * X[plate == "P2"] - 100
+    pooled = scorer(poor_controls="ignore").fit_transform(X, y)
+    each = scorer().fit(X, y, batch=plate)
+    scores = each.transform(X, batch=plate)
+    assert list(each.separation_.index) == ["P1", "P2"]
+    assert (each.separation_["z_prime"] > 0).all()
+    for name in ("P1", "P2"):
+        mine = plate == name
+        alone = scorer().fit_transform(X[mine], y[mine])
+        np.testing.assert_allclose(scores[mine], alone)
+    treated = y == "treated"
+    assert scores[treated, 0].std() < 0.5 * pooled[treated, 0].std()
+
+
+def test_poor_controls_are_told():
+    X, y = screen(distance=0.0)
+    with pytest.warns(UserWarning, match="do not separate.* 1 of 1 batches: all"):
+        scorer().fit(X, y)
+    with pytest.raises(ValueError, match="do not separate"):
+        scorer(poor_controls="raise").fit(X, y)
+    few = np.r_[0, 40:80]
+    with pytest.warns(UserWarning, match="cannot be judged"):
+        fitted = scorer().fit(X[few], y[few])
+    assert np.isnan(fitted.separation_.loc["all", "auc"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scorer().fit(*screen())
+
+
+def test_score_is_the_z_prime_of_new_controls():
+    X, y = screen()
+    new, labels = screen(seed=1)
+    fitted = scorer().fit(X, y)
+    on = fitted.transform(new)[:, 0]
+    expected = separation(on[labels == "mock"], on[labels == "infected"])["z_prime"]
+    assert fitted.score(new, labels) == expected
+
+
+def test_rows_are_independent_and_others_not_looked_at():
+    X, y = screen()
+    fitted = scorer().fit(X, y)
+    controls = y != "treated"
+    other = scorer().fit(X[controls], y[controls])
+    np.testing.assert_array_equal(fitted.transform(X), other.transform(X))
+    np.testing.assert_allclose(fitted.transform(X[7:9]), fitted.transform(X)[7:9])
+
+
+def test_refit_forgets():
+    X, y = screen()
+    estimator = PerturbationScorer(poor_controls="ignore").fit(X, y)
+    assert (estimator.negative_, estimator.positive_) == ("infected", "treated")
+    estimator.fit(X, np.where(y == "mock", 0, 1))
+    assert (estimator.negative_, estimator.positive_) == (0, 1)
+
+
+def test_in_a_pipeline_with_names():
+    X, y = screen()
+    with sklearn.config_context(
+        enable_metadata_routing=True, transform_output="pandas"
+    ):
+        batches = scorer().set_fit_request(batch=True)
+        batches.set_transform_request(batch=True)
+        model = make_pipeline(StandardScaler(), batches)
+        plate = np.tile(["P1", "P2"], 60)
+        table = model.fit(X, y, batch=plate).transform(X, batch=plate)
+    assert list(table.columns) == ["on_perturbation", "off_perturbation"]
+
+
+@pytest.mark.parametrize(
+    ("options", "y", "batch", "message"),
+    [
+        ({"negative": "DMSO"}, None, None, "No row of y is negative='DMSO'"),
+        ({}, ["mock"] * 120, None, "less than 2 classes"),
+        ({}, ["mock"] * 119, None, "X has 120, y 119"),
+        ({}, None, [*["P1"] * 119, "P2"], "Batch 'P1' has 40 negative"),
+    ],
+)
+def test_errors(options, y, batch, message):
+    X, labels = screen()
+    if batch is not None:  # P2 has all of the infected
+        batch, message = np.where(labels == "infected", "P2", "P1"), "needs both"
+    with pytest.raises(ValueError, match=message):
+        PerturbationScorer(**options).fit(X, labels if y is None else y, batch=batch)
+
+
+def test_equal_means():
+    with pytest.raises(ValueError, match="both controls have the same mean"):
+        scorer().fit(np.ones((4, 2)), ["mock", "infected"] * 2)
