@@ -15,7 +15,7 @@ from sklearn.base import (
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._batch_labels import batch_of_rows, batch_positions, sorted_batches
+from gandl._row_labels import batch_of_rows, batch_positions, sorted_batches
 
 
 class TypicalVariationNormalizer(

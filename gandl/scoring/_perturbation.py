@@ -18,7 +18,12 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._batch_labels import batch_of_rows, batch_positions, sorted_batches
+from gandl._row_labels import (
+    batch_of_rows,
+    batch_positions,
+    kinds_of_controls,
+    sorted_batches,
+)
 
 _POOR = 0.5  # |Cohen's d| below which controls are not separate
 
@@ -95,7 +100,7 @@ class PerturbationScorer(
     array([[0.5, 0. ],
            [1. , 2.1]])
     >>> round(float(scorer.separation_.loc["all", "z_prime"]), 1)
-    0.4
+    0.3
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -143,12 +148,10 @@ class PerturbationScorer(
             If a batch lacks a kind of control, or their means are equal; with
             ``poor_controls="raise"``, if they do not separate.
         """
-        if y is None:
-            raise ValueError(
-                "requires y to be passed, but the target y is None: y marks controls."
-            )
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        kind = self._kinds(y, len(X), reset=True)
+        self.negative_, self.positive_, kind = kinds_of_controls(
+            y, len(X), self.negative, self.positive
+        )
         rows = batch_of_rows(batch, len(X))
         chosen = kind >= 0
         X, kind, rows = X[chosen], kind[chosen], rows[chosen]
@@ -230,35 +233,8 @@ class PerturbationScorer(
             The Z'-factor, at most 1.
         """
         on = self.transform(X, batch=batch)[:, 0]
-        kind = self._kinds(y, len(on), reset=False)
+        *_, kind = kinds_of_controls(y, len(on), self.negative_, self.positive_)
         return separation(on[kind == 0], on[kind == 1])["z_prime"]
-
-    def _kinds(self, y: Any, n: int, *, reset: bool) -> np.ndarray:
-        """0 for each negative control, 1 for each positive, -1 for all else."""
-        y = np.asarray(y, dtype=object).ravel()
-        if len(y) != n:
-            raise ValueError(
-                "Found input variables with inconsistent numbers of samples: X has "
-                f"{n}, y {len(y)}."
-            )
-        values = sorted(
-            {value for value in y if not pd.isna(value)},
-            key=lambda value: (type(value).__name__, value),
-        )
-        if reset:
-            if len(values) < 2:
-                raise ValueError(
-                    "y is to have two kinds of controls, and has less than 2 classes: "
-                    f"{values}."
-                )
-            self.negative_ = values[0] if self.negative is None else self.negative
-            self.positive_ = values[-1] if self.positive is None else self.positive
-        for name, value in (("negative", self.negative_), ("positive", self.positive_)):
-            if value not in values:
-                raise ValueError(
-                    f"No row of y is {name}={value!r}; there are {values[:5]}."
-                )
-        return np.where(y == self.negative_, 0, np.where(y == self.positive_, 1, -1))
 
     def _axis(
         self, X: np.ndarray, kind: np.ndarray, name: Any

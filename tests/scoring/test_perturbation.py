@@ -172,7 +172,7 @@ def test_in_a_pipeline_with_names():
     ("options", "y", "batch", "message"),
     [
         ({"negative": "DMSO"}, None, None, "No row of y is negative='DMSO'"),
-        ({}, ["mock"] * 120, None, "less than 2 classes"),
+        ({}, ["mock"] * 120, None, "y has 1 class"),
         ({}, ["mock"] * 119, None, "X has 120, y 119"),
         ({}, None, [*["P1"] * 119, "P2"], "Batch 'P1' has 40 negative"),
     ],

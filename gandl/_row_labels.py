@@ -1,0 +1,76 @@
+"""What is known of rows: their batch (plate), and which of them are controls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def batch_of_rows(batch: Any, n: int) -> np.ndarray:
+    """The batch of each of n rows; "all" where none are given."""
+    if batch is None:
+        return np.full(n, "all", dtype=object)
+    rows = np.asarray(batch, dtype=object)
+    if rows.shape != (n,):
+        raise ValueError(f"batch has shape {rows.shape}, X has {n} rows.")
+    missing = np.flatnonzero(pd.isna(rows))
+    if len(missing):
+        raise ValueError(f"Row {missing[0]} has no batch.")
+    return rows
+
+
+def sorted_batches(rows: np.ndarray) -> np.ndarray:
+    """The batches among rows, each once."""
+    return np.array(sorted(set(rows), key=str), dtype=object)
+
+
+def batch_positions(rows: np.ndarray, batches: np.ndarray) -> np.ndarray:
+    """Index of each row's batch among those that were fitted."""
+    known = {name: b for b, name in enumerate(batches)}
+    unknown = sorted({str(name) for name in rows if name not in known})
+    if unknown:
+        raise ValueError(
+            f"No controls of batch {', '.join(unknown[:5])} in fit, which saw "
+            f"{', '.join(str(name) for name in batches[:5])}. Give fit the controls of "
+            "each batch, and the same batches to transform."
+        )
+    return np.array([known[name] for name in rows])
+
+
+def kinds_of_controls(
+    y: Any, n: int, negative: Any, positive: Any
+) -> tuple[Any, Any, np.ndarray]:
+    """The values that mark controls, and each row's kind.
+
+    A kind is 0 for a negative control, 1 for a positive one, -1 for all else. Where
+    ``negative`` or ``positive`` is None, it is the first or the last value in order.
+    """
+    if y is None:
+        raise ValueError(
+            "requires y to be passed, but the target y is None: y marks controls."
+        )
+    y = np.asarray(y, dtype=object).ravel()
+    if len(y) != n:
+        raise ValueError(
+            "Found input variables with inconsistent numbers of samples: X has "
+            f"{n}, y {len(y)}."
+        )
+    values = sorted(
+        {value for value in y if not pd.isna(value)},
+        key=lambda value: (type(value).__name__, value),
+    )
+    if len(values) < 2:
+        raise ValueError(
+            f"y has {len(values)} class, {values}; two kinds of controls are needed."
+        )
+    negative = values[0] if negative is None else negative
+    positive = values[-1] if positive is None else positive
+    for name, value in (("negative", negative), ("positive", positive)):
+        if value not in values:
+            raise ValueError(
+                f"No row of y is {name}={value!r}; there are {values[:5]}."
+            )
+    kind = np.where(y == negative, 0, np.where(y == positive, 1, -1))
+    return negative, positive, kind

@@ -1,0 +1,251 @@
+"""DoseResponseScorer: from embeddings of a screen to its table of compounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scipy.stats import false_discovery_control
+from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gandl.scoring._dose_response import DoseResponseRegressor
+from gandl.scoring._hits import HitCaller
+from gandl.scoring._perturbation import PerturbationScorer
+
+
+class DoseResponseScorer(BaseEstimator):
+    """Score every compound of a screen: curve, EC50, significance and call.
+
+    Composes `PerturbationScorer`, `DoseResponseRegressor` and `HitCaller`, fitted on
+    the controls of the screen.
+
+    Parameters
+    ----------
+    perturbation : PerturbationScorer, default=None
+        Scores rows; its ``negative`` and ``positive`` mark the controls. None: with
+        its defaults.
+    curve : DoseResponseRegressor, default=None
+        Fits a compound's on-perturbation by concentration. None: with its defaults.
+    hits : HitCaller, default=None
+        Calls a compound at a concentration. None: with its defaults. The controls are
+        those of ``perturbation``.
+    alpha : float, default=0.05
+        False discovery rate at which a compound's curve is taken for active.
+    n_jobs : int, default=None
+        Processes in which curves are fitted, as joblib has it.
+
+    Attributes
+    ----------
+    perturbation_, hits_ : PerturbationScorer, HitCaller
+        Fitted on the controls.
+    n_features_in_ : int
+        Length of a row.
+    feature_names_in_ : ndarray of str
+        Names of the columns; only if X was a DataFrame.
+
+    See Also
+    --------
+    PerturbationScorer, DoseResponseRegressor, HitCaller : Its parts.
+
+    Notes
+    -----
+    A compound is a hit if its curve falls, with a q-value (Benjamini and Hochberg [1]_)
+    below ``alpha``, and its mean at some concentration is called a hit; else toxic if
+    its mean at some concentration is; else inactive.
+
+    References
+    ----------
+    .. [1] Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", J R
+       Stat Soc B 57, 1995.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.scoring import DoseResponseScorer, PerturbationScorer
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.array(["infected"] * 20 + ["mock"] * 20 + ["drug"] * 18)
+    >>> dose = np.r_[np.zeros(40), np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3], 3)]
+    >>> X = rng.normal(size=(58, 4))
+    >>> X[:, 0] += 10 * (y == "infected")
+    >>> X[40:, 0] += 10 / (1 + dose[40:] / 0.1)
+    >>> scorer = DoseResponseScorer(
+    ...     perturbation=PerturbationScorer(negative="mock", positive="infected")
+    ... ).fit(X, y)
+    >>> table = scorer.dose_response(X[40:], y[40:], dose[40:])
+    >>> table[["compound", "ec50", "call"]].round(1)
+      compound  ec50 call
+    0     drug   0.1  hit
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "perturbation": [PerturbationScorer, None],
+        "curve": [DoseResponseRegressor, None],
+        "hits": [HitCaller, None],
+        "alpha": DoseResponseRegressor._parameter_constraints["alpha"],
+        "n_jobs": [int, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        perturbation: PerturbationScorer | None = None,
+        curve: DoseResponseRegressor | None = None,
+        hits: HitCaller | None = None,
+        alpha: float = 0.05,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.perturbation = perturbation
+        self.curve = curve
+        self.hits = hits
+        self.alpha = alpha
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any, *, batch: Any = None) -> DoseResponseScorer:
+        """Learn axis and thresholds from the controls; other rows are not looked at.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings or profiles.
+        y : array-like of shape (n,)
+            What each row is.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, for an axis a batch.
+
+        Returns
+        -------
+        DoseResponseScorer
+            Itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            As `PerturbationScorer.fit`.
+        """
+        X = validate_data(self, X, dtype=np.float64)
+        self.perturbation_ = clone(self.perturbation or PerturbationScorer())
+        scores = self.perturbation_.fit_transform(X, y, batch=batch)
+        chosen = {
+            "negative": self.perturbation_.negative_,
+            "positive": self.perturbation_.positive_,
+        }
+        self.hits_ = clone(self.hits or HitCaller()).set_params(**chosen).fit(scores, y)
+        return self
+
+    def dose_response(
+        self, X: Any, compound: Any, concentration: Any, *, batch: Any = None
+    ) -> pd.DataFrame:
+        """Score the compounds of treated rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Rows of treated wells, untreated ones left out.
+        compound : array-like of shape (n,)
+            The compound of each row.
+        concentration : array-like of shape (n,)
+            Its concentration, zero or more, in one unit for all.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        DataFrame
+            One row a compound, in order of ``q_value``: "compound", "call", "ec50",
+            "ec50_low", "ec50_high" (confidence interval), "bottom", "top", "slope",
+            "p_value", "q_value", "toxic_from" (the lowest concentration called toxic,
+            NaN if none), "extrapolated", "non_monotonic", "n_rows", and lists by dose:
+            "concentrations", "on", "off" (means), "calls".
+
+        Raises
+        ------
+        ValueError
+            If a compound is missing, or a concentration is missing or negative.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        scores = self.perturbation_.transform(X, batch=batch)
+        dose = check_array(
+            concentration, dtype=np.float64, ensure_2d=False, input_name="concentration"
+        )
+        compound = np.asarray(compound, dtype=object)
+        check_consistent_length(scores, compound, dose)
+        missing = np.flatnonzero(pd.isna(compound))
+        if len(missing):
+            raise ValueError(f"Row {missing[0]} has no compound.")
+        position, names = pd.factorize(compound, sort=True)
+        rows = [np.flatnonzero(position == k) for k in range(len(names))]
+        curves = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fitted)(self.curve, dose[where], scores[where, 0])
+            for where in rows
+        )
+        q_values = false_discovery_control([curve.p_value_ for curve in curves])
+        table = pd.DataFrame(
+            [
+                self._row(name, scores[where], dose[where], curve, q)
+                for name, where, curve, q in zip(
+                    names, rows, curves, q_values, strict=True
+                )
+            ]
+        )
+        return table.sort_values("q_value", kind="stable", ignore_index=True)
+
+    def _row(
+        self,
+        name: Any,
+        scores: np.ndarray,
+        dose: np.ndarray,
+        curve: DoseResponseRegressor,
+        q_value: float,
+    ) -> dict[str, Any]:
+        doses, position = np.unique(dose, return_inverse=True)
+        means = np.stack(
+            [scores[position == k].mean(axis=0) for k in range(len(doses))]
+        )
+        calls = self.hits_.call(means)
+        active = q_value < self.alpha and curve.slope_ < 0
+        toxic = doses[calls == "toxic"]
+        call = "toxic" if len(toxic) else "inactive"
+        if active and (calls == "hit").any():
+            call = "hit"
+        with np.errstate(over="ignore"):  # no bound is known: infinity
+            ec50, low, high = np.power(
+                10.0, [curve.log_ec50_, *curve.confidence_intervals_["log_ec50"]]
+            ).tolist()
+        return {
+            "compound": name,
+            "call": call,
+            "ec50": ec50,
+            "ec50_low": low,
+            "ec50_high": high,
+            "bottom": curve.bottom_,
+            "top": curve.top_,
+            "slope": curve.slope_,
+            "p_value": curve.p_value_,
+            "q_value": float(q_value),
+            "toxic_from": float(toxic[0]) if len(toxic) else math.nan,
+            "extrapolated": curve.extrapolated_,
+            "non_monotonic": curve.non_monotonic_,
+            "n_rows": len(scores),
+            "concentrations": doses.tolist(),
+            "on": means[:, 0].tolist(),
+            "off": means[:, 1].tolist(),
+            "calls": calls.tolist(),
+        }
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+def _fitted(
+    curve: DoseResponseRegressor | None, dose: np.ndarray, response: np.ndarray
+) -> DoseResponseRegressor:
+    return clone(curve or DoseResponseRegressor()).fit(dose[:, None], response)

@@ -1,0 +1,137 @@
+"""A screen with known truth, from embeddings to the table of compounds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gandl.scoring import (
+    DoseResponseRegressor,
+    DoseResponseScorer,
+    HitCaller,
+    PerturbationScorer,
+)
+
+PERTURBATION = PerturbationScorer(negative="mock", positive="infected")
+DOSES = 10.0 ** np.arange(-2, 1, 0.5)
+
+
+@parametrize_with_checks(
+    [DoseResponseScorer(perturbation=PerturbationScorer(poor_controls="ignore"))]
+)
+def test_sklearn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def screen():
+    """Embeddings of 2 plates, 30 controls of each kind, 24 compounds in 3 replicates.
+
+    A third of the compounds rescues with an EC50 from 0.03 to 1, a third does nothing,
+    a third moves cells elsewhere, away from infection too.
+    """
+    rng = np.random.default_rng(0)
+    truth = pd.DataFrame(
+        {
+            "compound": [f"C{k:02}" for k in range(24)],
+            "kind": np.repeat(["hit", "inactive", "toxic"], 8),
+            "log_ec50": np.tile(np.linspace(-1.5, 0, 8), 3),
+        }
+    )
+    wells = truth.loc[truth.index.repeat(18)].reset_index(drop=True)
+    wells["dose"] = np.tile(np.repeat(DOSES, 3), 24)
+    names = pd.DataFrame({"compound": np.repeat(["mock", "infected"], 30)})
+    wells = pd.concat([names, wells], ignore_index=True)
+    effect = 1 / (1 + 10 ** (1.5 * (wells["log_ec50"] - np.log10(wells["dose"]))))
+    effect = effect.fillna(0).to_numpy()
+    X = rng.normal(size=(len(wells), 10))
+    sick = 10.0 * (wells["compound"] != "mock").to_numpy()
+    X[:, 0] += sick * (1 - effect * wells["kind"].isin(["hit", "toxic"]))
+    X[:, 1] += 30 * effect * (wells["kind"] == "toxic")
+    plate = np.where(np.arange(len(X)) % 2, "P1", "P2")
+    X[plate == "P2"] += 5
+    return X, wells, plate, truth
+
+
+def score(screen, **options):
+    X, wells, plate, _ = screen
+    treated = wells["dose"].notna().to_numpy()
+    scorer = DoseResponseScorer(perturbation=PERTURBATION, **options)
+    scorer.fit(X[~treated], wells["compound"][~treated], batch=plate[~treated])
+    return scorer.dose_response(
+        X[treated],
+        wells["compound"][treated],
+        wells["dose"][treated],
+        batch=plate[treated],
+    )
+
+
+def test_compounds_are_called_what_they_are(screen):
+    table, truth = score(screen), screen[3]
+    assert len(table) == 24
+    both = truth.merge(table, on="compound")
+    assert (both["call"] == both["kind"]).mean() > 0.95
+    assert not (both.loc[both["kind"] == "toxic", "call"] == "hit").any()
+    hits = both[both["kind"] == "hit"]
+    error = np.abs(np.log10(hits["ec50"]) - hits["log_ec50"])
+    assert error.median() < 0.15
+    assert (
+        (hits["ec50_low"] < hits["ec50"]) & (hits["ec50"] < hits["ec50_high"])
+    ).all()
+    assert (hits["slope"] < 0).all()
+    assert both.loc[both["kind"] == "toxic", "toxic_from"].notna().all()
+
+
+def test_table(screen):
+    table = score(screen)
+    assert table["q_value"].is_monotonic_increasing
+    assert (table["q_value"] >= table["p_value"]).all()
+    first = table.iloc[0]
+    assert first["n_rows"] == 18
+    np.testing.assert_allclose(first["concentrations"], DOSES)
+    assert len(first["on"]) == len(first["off"]) == len(first["calls"]) == 6
+
+
+def test_processes_and_order_change_nothing(screen):
+    expected = score(screen)
+    pd.testing.assert_frame_equal(score(screen, n_jobs=2), expected)
+    X, wells, plate, truth = screen
+    order = np.random.default_rng(1).permutation(len(X))
+    shuffled = X[order], wells.iloc[order], plate[order], truth
+    pd.testing.assert_frame_equal(score(shuffled), expected, rtol=1e-4)
+
+
+def test_parts_are_taken_as_given(screen):
+    curve, hits = DoseResponseRegressor(alpha=1e-9), HitCaller(quantile=0.2)
+    table = score(screen, curve=curve, hits=hits)
+    assert table["ec50"].notna().sum() < score(screen)["ec50"].notna().sum()
+    assert not hasattr(curve, "p_value_")
+    assert not hasattr(hits, "on_threshold_")
+    strict = score(screen, alpha=1e-30)
+    assert not (strict["call"] == "hit").any()
+
+
+def test_a_compound_of_one_dose_is_a_row_without_a_curve(screen):
+    X, wells, plate, _ = screen
+    scorer = DoseResponseScorer(perturbation=PERTURBATION)
+    scorer.fit(X, wells["compound"], batch=plate)
+    table = scorer.dose_response(X[60:63], ["C"] * 3, [1.0] * 3, batch=plate[60:63])
+    assert table.loc[0, "p_value"] == 1
+    assert np.isnan(table.loc[0, "ec50"])
+    assert table.loc[0, "concentrations"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("compound", "dose", "message"),
+    [
+        (["a", None, "a"], [1, 1, 1], "Row 1 has no compound"),
+        (["a", "a", "a"], [1, np.nan, 1], "concentration contains NaN"),
+        (["a", "a", "a"], [1, -1, 1], "concentration of -1"),
+        (["a", "a"], [1, 1, 1], "inconsistent numbers of samples"),
+    ],
+)
+def test_errors(screen, compound, dose, message):
+    X, wells, _, _ = screen
+    scorer = DoseResponseScorer(perturbation=PERTURBATION).fit(X, wells["compound"])
+    with pytest.raises(ValueError, match=message):
+        scorer.dose_response(X[:3], compound, dose)
