@@ -6,7 +6,15 @@ import inspect
 import pytest
 from numpydoc.validate import validate
 
-MODULES = ("gandl", "gandl.images", "gandl.gan", "gandl.datasets", "gandl.testing")
+MODULES = (
+    "gandl",
+    "gandl.images",
+    "gandl.gan",
+    "gandl.datasets",
+    "gandl.profiles",
+    "gandl.scoring",
+    "gandl.testing",
+)
 # ES01, SA01: no obligatory extended summary or see-also; EX01: examples stand with
 # the class or function, not with each method; GL08 of modules; YD01 has no use here;
 # RT02: names of returned values help.

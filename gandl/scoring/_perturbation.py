@@ -285,7 +285,7 @@ class PerturbationScorer(
         return 2
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the scores.
+        """Return the names of the scores.
 
         Parameters
         ----------
