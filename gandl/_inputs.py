@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import pandas as pd
 from sklearn.utils.validation import validate_data
 
 from gandl.images import ImageCollection, percentile_range
+
+# Arrays with channels last are told by these: no image is so narrow.
+_MANY_CHANNELS, _FEW_PIXELS = 16, 8
 
 
 def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
@@ -34,6 +38,11 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
 
 
 def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
+    if isinstance(X, str | PathLike):
+        raise ValueError(
+            f"X is a path, {str(X)!r}. ImageCollection.from_folder(path, pattern) "
+            "reads a folder, ImageCollection.from_table a table of paths."
+        )
     if isinstance(X, pd.DataFrame) and _holds_paths(X):
         X = _from_paths(X)
     elif isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
@@ -50,6 +59,12 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
             f"Expected images of shape (n, channels, height, width), 4 dimensions, "
             f"got {X.ndim} dimensions: shape {tuple(X.shape)}. Images of one channel "
             "are X[:, None], a single image is X[None]."
+        )
+    if X.shape[1] >= _MANY_CHANNELS > _FEW_PIXELS >= X.shape[3]:
+        raise ValueError(
+            f"Images of shape {tuple(X.shape[1:])} would have {X.shape[1]} channels "
+            f"and be {X.shape[3]} pixels wide. Axes are (n, channels, height, width): "
+            "if channels come last, pass np.moveaxis(X, -1, 1)."
         )
     return ImageCollection.from_array(X)
 
@@ -102,8 +117,9 @@ def _check_shape(estimator: Any, images: ImageCollection) -> None:
     if images.channels != names and not (_unnamed(images.channels) or _unnamed(names)):
         raise ValueError(
             f"X has the channels {images.channels}, but {type(estimator).__name__} was "
-            f"fitted on {names}: bring them into that order with X.with_channels, or "
-            "rename them where they are the same stains."
+            f"fitted on {names}: bring them into that order with X.with_channels. If "
+            "the same stains have other names, make the collection with the fitted "
+            "ones."
         )
     smallest = [min(size, estimator.config_.size) for size in fitted]
     if extent[0] < smallest[0] or extent[1] < smallest[1]:

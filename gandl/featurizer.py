@@ -479,6 +479,11 @@ class GANDLFeaturizer(
         return images, self._trainer(seed), seed
 
     def _device(self) -> str:
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"device={self.device!r}, but PyTorch sees no CUDA device: install a "
+                'build of PyTorch for CUDA, or use device="auto".'
+            )
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -268,6 +269,23 @@ def test_table_of_paths(images, fitted, tmp_path):
 def test_dimensions_are_explained(images):
     with pytest.raises(ValueError, match=r"X\[:, None\]"):
         tiny().fit(images[:, 0])
+
+
+def test_channels_last_are_told(images):
+    with pytest.raises(ValueError, match=r"32 channels.*np.moveaxis\(X, -1, 1\)"):
+        tiny().fit(np.moveaxis(images, 1, -1))
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_is_no_images(fitted, kind):
+    with pytest.raises(ValueError, match=r"'folder'\. ImageCollection\.from_folder"):
+        fitted.transform(kind("folder"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_cuda_device_that_is_not_there(images):
+    with pytest.raises(ValueError, match="device='cuda:0', but PyTorch sees no CUDA"):
+        tiny(device="cuda:0").fit(images)
 
 
 def test_precision_bfloat16(images, fitted):
