@@ -42,7 +42,8 @@ class Task:
 class Data:
     """Images to learn from, without labels, and the tasks that follow.
 
-    ``replicates`` says which images had the same treatment; None: not to be asked.
+    ``replicates`` says which images had the same treatment (on MitoCheck: are of one
+    well); those of a missing one are not asked.
     """
 
     name: str
@@ -116,9 +117,10 @@ def _screen() -> Data:
     tasks = [
         classification("infection", controls, "disease_condition", controls["plate"]),
         classification("cell type", table, "cell_type", table["plate"]),
-        nuisances(images, table[table["disease_condition"] == "Mock"]),
+        nuisances(images, table[table["disease_condition"] == "healthy"]),
     ]
-    treatment = table["cell_type"] + "/" + table["well_type"]
+    parts = ["cell_type", "disease_condition", "compound", "concentration"]
+    treatment = table[parts].astype(str).agg("/".join, axis=1)
     return Data("screen", images, "dataset", tasks, treatment)
 
 
@@ -252,7 +254,7 @@ def nuisances(images: ImageCollection, table: pd.DataFrame) -> Task:
         "brightness": brightness,
         "focus": focus,
     }
-    sites = pd.factorize(table["plate"] + table["well"] + table["site"])[0]
+    sites = table.groupby(["plate", "well", "site"]).ngroup().to_numpy()
     halves = sites % 2
 
     def score(features: np.ndarray) -> Scores:

@@ -39,6 +39,13 @@ def batch_positions(rows: np.ndarray, batches: np.ndarray) -> np.ndarray:
     return np.array([known[name] for name in rows])
 
 
+def labels(y: Any) -> np.ndarray:
+    """Labels (n,) of rows as objects, missing ones None."""
+    y = np.array(y, dtype=object).ravel()
+    y[pd.isna(y)] = None
+    return y
+
+
 def kinds_of_controls(
     y: Any, n: int, negative: Any, positive: Any
 ) -> tuple[Any, Any, np.ndarray]:
@@ -51,14 +58,14 @@ def kinds_of_controls(
         raise ValueError(
             "requires y to be passed, but the target y is None: y marks controls."
         )
-    y = np.asarray(y, dtype=object).ravel()
+    y = labels(y)
     if len(y) != n:
         raise ValueError(
             "Found input variables with inconsistent numbers of samples: X has "
             f"{n}, y {len(y)}."
         )
     values = sorted(
-        {value for value in y if not pd.isna(value)},
+        {value for value in y if value is not None},
         key=lambda value: (type(value).__name__, value),
     )
     if len(values) < 2:

@@ -15,7 +15,7 @@ from sklearn.base import (
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, batch_positions, sorted_batches
+from gandl._row_labels import batch_of_rows, batch_positions, labels, sorted_batches
 
 
 class TypicalVariationNormalizer(
@@ -225,7 +225,7 @@ class TypicalVariationNormalizer(
                 f"control={self.control!r} needs y, which says what each row is."
             )
         wanted = np.atleast_1d(np.asarray(self.control, dtype=object))
-        chosen = np.isin(np.asarray(y, dtype=object), wanted)
+        chosen = np.isin(labels(y), wanted)
         if len(chosen) != n:
             raise ValueError(f"y has {len(chosen)} values, X has {n} rows.")
         if not chosen.any():
@@ -254,17 +254,16 @@ class TypicalVariationNormalizer(
     ) -> np.ndarray:
         """Turn each batch's covariance towards I, then that of all into I."""
         n = controls.shape[1]
-        if self.shrinkage == 0 and len(counts) > 1 and counts.min() <= n:
-            name = self.batches_[counts.argmin()]
-            raise ValueError(
-                f"Batch {name!r} has {counts.min()} controls, too few for a covariance "
-                f"of {n} components: set shrinkage above 0, or lower n_components."
-            )
         aligned = np.empty_like(controls)
         alignments = np.empty((len(counts), n, n))
         for b in range(len(counts)):
             part = controls[position == b]
             covariance = part.T @ part / (len(part) - 1)
+            if self.shrinkage == 0 and np.linalg.cond(covariance) > 1e10:
+                raise ValueError(
+                    f"The controls of batch {self.batches_[b]!r} do not vary in all "
+                    f"{n} components: set shrinkage above 0, or lower n_components."
+                )
             alignments[b] = _inverse_root(covariance + self.shrinkage * np.eye(n))
             aligned[position == b] = part @ alignments[b]
         return alignments @ _inverse_root(aligned.T @ aligned / (len(aligned) - 1))

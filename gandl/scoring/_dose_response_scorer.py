@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +31,8 @@ class DoseResponseScorer(BaseEstimator):
         Scores rows; its ``negative`` and ``positive`` mark the controls. None: with
         its defaults.
     curve : DoseResponseRegressor, default=None
-        Fits a compound's on-perturbation by concentration. None: with its defaults.
+        Fits a compound's on-perturbation by concentration; a curve that its own
+        ``alpha`` finds inactive is no hit. None: with its defaults.
     hits : HitCaller, default=None
         Calls a compound at a concentration. None: with its defaults. The controls are
         those of ``perturbation``.
@@ -56,7 +58,8 @@ class DoseResponseScorer(BaseEstimator):
     -----
     A compound is a hit if its curve falls, with a q-value (Benjamini and Hochberg [1]_)
     below ``alpha``, and its mean at some concentration is called a hit; else toxic if
-    its mean at some concentration is; else inactive.
+    its mean at some concentration is; else inactive. Thresholds are of single control
+    rows, and stricter for means over replicates; they are met once a concentration.
 
     References
     ----------
@@ -87,7 +90,7 @@ class DoseResponseScorer(BaseEstimator):
         "curve": [DoseResponseRegressor, None],
         "hits": [HitCaller, None],
         "alpha": DoseResponseRegressor._parameter_constraints["alpha"],
-        "n_jobs": [int, None],
+        "n_jobs": [Integral, None],
     }
 
     def __init__(
@@ -126,16 +129,24 @@ class DoseResponseScorer(BaseEstimator):
         Raises
         ------
         ValueError
-            As `PerturbationScorer.fit`.
+            As `PerturbationScorer.fit`; also if no batch has controls enough to leave
+            one out.
         """
         X = validate_data(self, X, dtype=np.float64)
         self.perturbation_ = clone(self.perturbation or PerturbationScorer())
-        scores = self.perturbation_.fit_transform(X, y, batch=batch)
-        chosen = {
-            "negative": self.perturbation_.negative_,
-            "positive": self.perturbation_.positive_,
-        }
-        self.hits_ = clone(self.hits or HitCaller()).set_params(**chosen).fit(scores, y)
+        self.perturbation_.fit(X, y, batch=batch)
+        # Thresholds from scores that the axis was not fitted on: those it was fitted
+        # on lie nearer to it, the more so the more features there are.
+        scores = self.perturbation_.control_scores_
+        judged = ~np.isnan(scores[:, 0])
+        if not judged.any():
+            raise ValueError(
+                "No batch has controls enough to leave one out: there is nothing to "
+                "take thresholds from. Join batches, or give more controls."
+            )
+        kinds = self.perturbation_.control_kinds_
+        hits = clone(self.hits or HitCaller()).set_params(negative=0, positive=1)
+        self.hits_ = hits.fit(scores[judged], kinds[judged])
         return self
 
     def dose_response(
@@ -176,6 +187,10 @@ class DoseResponseScorer(BaseEstimator):
         )
         compound = np.asarray(compound, dtype=object)
         check_consistent_length(scores, compound, dose)
+        negative = np.flatnonzero(dose < 0)
+        if len(negative):
+            row = negative[0]
+            raise ValueError(f"Row {row} has a negative concentration, {dose[row]:g}.")
         missing = np.flatnonzero(pd.isna(compound))
         if len(missing):
             raise ValueError(f"Row {missing[0]} has no compound.")

@@ -7,14 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.model_selection import StratifiedKFold
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -25,12 +19,10 @@ from gandl._row_labels import (
     sorted_batches,
 )
 
-_POOR = 0.5  # |Cohen's d| below which controls are not separate
+_POOR = 0.5  # Cohen's d below which controls are not separate
 
 
-class PerturbationScorer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class PerturbationScorer(TransformerMixin, BaseEstimator):
     """Score rows along the axis from one control to the other, and away from it.
 
     With ``m0`` and ``m1`` the means of the negative and the positive controls and ``v =
@@ -48,8 +40,8 @@ class PerturbationScorer(
         discriminant (covariance shrunk by Ledoit and Wolf), scaled so that controls
         are at 0 and 1 all the same.
     poor_controls : {"warn", "raise", "ignore"}, default="warn"
-        What to do about batches whose controls do not separate, with an absolute
-        Cohen's d below 0.5, or have one of a kind only, so that none can be left out.
+        What to do about batches whose controls do not separate, with a Cohen's d below
+        0.5, or are too few for one to be left out.
 
     Attributes
     ----------
@@ -57,10 +49,16 @@ class PerturbationScorer(
         The batches, sorted; one, "all", if ``fit`` had none.
     origins_, directions_, weights_ : ndarray of shape (n_batches, n_features)
         ``m0``, ``v``, and the vector whose product with ``x - m0`` is on-perturbation.
+    control_scores_ : ndarray of shape (n_controls, 2)
+        On- and off-perturbation of each control by an axis that it was not fitted on
+        (all others of its batch; with "discriminant", 19 of 20), in order of rows; NaN
+        where controls are too few to leave one out.
+    control_kinds_ : ndarray of shape (n_controls,)
+        0 for a negative, 1 for a positive control.
     separation_ : DataFrame
-        One row a batch: controls ("n_negative", "n_positive"), and how well
-        on-perturbation separates those that its axis was not fitted on
-        (cross-validation within the batch): "z_prime", "ssmd", "auc", "cohens_d".
+        One row a batch: controls ("n_negative", "n_positive"), and how well the
+        on-perturbation in ``control_scores_`` separates them: "z_prime", "ssmd",
+        "auc", "cohens_d".
     negative_, positive_ : object
         The values of ``y`` used.
     n_features_in_ : int
@@ -156,17 +154,23 @@ class PerturbationScorer(
         chosen = kind >= 0
         X, kind, rows = X[chosen], kind[chosen], rows[chosen]
         self.batches_ = sorted_batches(rows)
-        axes, separation = [], []
+        axes, found = [], []
+        self.control_kinds_ = kind
+        self.control_scores_ = np.full((len(X), 2), np.nan)
         for name in self.batches_:
             mine = rows == name
             axes.append(self._axis(X[mine], kind[mine], name))
-            separation.append(self._separation(X[mine], kind[mine], name))
+            scores = self._held_out_scores(X[mine], kind[mine], name)
+            self.control_scores_[mine] = scores
+            n_negative, n_positive = np.bincount(kind[mine]).tolist()
+            on = (scores[kind[mine] == k, 0] for k in (0, 1))
+            counts = {"n_negative": n_negative, "n_positive": n_positive}
+            found.append({**counts, **separation(*on)})
         self.origins_, self.directions_, self.weights_ = map(
             np.stack, zip(*axes, strict=True)
         )
-        self.separation_ = pd.DataFrame(
-            separation, index=pd.Index(self.batches_, name="batch")
-        )
+        index = pd.Index(self.batches_, name="batch")
+        self.separation_ = pd.DataFrame(found, index=index)
         self._tell_poor_controls()
         return self
 
@@ -230,7 +234,8 @@ class PerturbationScorer(
         Returns
         -------
         float
-            The Z'-factor, at most 1.
+            The Z'-factor, at most 1; minus infinity if the positive controls are not
+            above the negative ones.
         """
         on = self.transform(X, batch=batch)[:, 0]
         *_, kind = kinds_of_controls(y, len(on), self.negative_, self.positive_)
@@ -251,24 +256,35 @@ class PerturbationScorer(
             raise ValueError(f"In batch {name!r} both controls have the same mean.")
         weights = direction
         if self.axis == "discriminant":
+            if len(X) < 3:
+                raise ValueError(
+                    f"Batch {name!r} has {counts[0]} negative and {counts[1]} positive "
+                    'controls, too few for a discriminant: use axis="mean".'
+                )
             model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
             weights = model.fit(X, kind).coef_[0]
         return origin, direction, weights / (weights @ direction)
 
-    def _separation(self, X: np.ndarray, kind: np.ndarray, name: Any) -> dict:
-        """Of controls that the axis was not fitted on; NaN where there is only one."""
+    def _held_out_scores(self, X: np.ndarray, kind: np.ndarray, name: Any) -> Any:
+        """Of controls, by axes that they were not fitted on; for any order of rows."""
         counts = np.bincount(kind)
-        on = np.full(len(X), np.nan)
-        if counts.min() > 1:
-            folds = StratifiedKFold(min(5, counts.min()), shuffle=True, random_state=0)
-            for train, test in folds.split(X, kind):
-                axis = self._axis(X[train], kind[train], name)
-                on[test] = _scores(X[test], *axis)[:, 0]
-        found = separation(on[kind == 0], on[kind == 1])
-        return {"n_negative": counts[0], "n_positive": counts[1], **found}
+        # A discriminant needs three rows, and two controls of a kind leave one each.
+        if counts.min() < (3 if self.axis == "discriminant" else 2):
+            return np.full((len(X), 2), np.nan)
+        if self.axis == "mean":
+            return _leave_one_out(X, kind)
+        scores = np.empty((len(X), 2))
+        on = _scores(X, *self._axis(X, kind, name))[:, 0]
+        fold = np.empty(len(X), dtype=int)
+        for k in (0, 1):  # dealt out in order of the score
+            fold[kind == k] = on[kind == k].argsort().argsort() % min(20, counts.min())
+        for held in range(fold.max() + 1):
+            train, test = fold != held, fold == held
+            scores[test] = _scores(X[test], *self._axis(X[train], kind[train], name))
+        return scores
 
     def _tell_poor_controls(self) -> None:
-        poor = ~(self.separation_["cohens_d"].abs() >= _POOR)  # NaN is poor too
+        poor = ~(self.separation_["cohens_d"] >= _POOR)  # NaN is poor too
         if not poor.any() or self.poor_controls == "ignore":
             return
         names = ", ".join(str(name) for name in self.batches_[poor.to_numpy()][:5])
@@ -279,10 +295,6 @@ class PerturbationScorer(
         if self.poor_controls == "raise":
             raise ValueError(message)
         warnings.warn(message, UserWarning, stacklevel=4)
-
-    @property
-    def _n_features_out(self) -> int:
-        return 2
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the scores.
@@ -317,18 +329,32 @@ def _scores(
     return np.stack([on, off], axis=1)
 
 
+def _leave_one_out(X: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Scores of controls, each by the means of all others."""
+    counts = np.bincount(kind)
+    means = np.stack([X[kind == k].mean(axis=0) for k in (0, 1)])
+    others = counts[kind][:, None]
+    without = (others * means[kind] - X) / (others - 1)
+    negative = (kind == 0)[:, None]
+    origin = np.where(negative, without, means[0])
+    direction = np.where(negative, means[1], without) - origin
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = direction / (direction**2).sum(axis=1, keepdims=True)
+        return _scores(X, origin, direction, weights)
+
+
 def separation(negative: np.ndarray, positive: np.ndarray) -> dict[str, float]:
     """Z', SSMD, AUC and Cohen's d of scores of two kinds of controls."""
     difference = positive.mean() - negative.mean()
     spread = [part.std(ddof=min(1, len(part) - 1)) for part in (negative, positive)]
     with np.errstate(divide="ignore", invalid="ignore"):
         both = np.hypot(*spread)
-        z_prime = 1 - 3 * sum(spread) / np.abs(difference)
+        z_prime = 1 - 3 * sum(spread) / difference if difference > 0 else -np.inf
         ssmd = difference / both
     auc = (positive[:, None] > negative).mean()
     auc += (positive[:, None] == negative).mean() / 2
     return {
-        "z_prime": float(z_prime),
+        "z_prime": float(z_prime) if np.isfinite(difference) else np.nan,
         "ssmd": float(ssmd),
         "auc": float(auc) if np.isfinite(difference) else np.nan,
         "cohens_d": float(ssmd * np.sqrt(2)),

@@ -171,7 +171,11 @@ def test_data_frames():
         ({}, {"batch": ["a"] * 5}, "batch has shape"),
         ({}, {"batch": ["a"] * 5 + [None]}, "Row 5 has no batch"),
         ({"n_components": 4}, {}, "vary in only 3 directions"),
-        ({"shrinkage": 0}, {"batch": [1, 1, 1, 2, 2, 2]}, "too few for a covariance"),
+        (
+            {"shrinkage": 0},
+            {"batch": [1, 1, 1, 2, 2, 2]},
+            r"batch 1 do not vary in all \d components",
+        ),
     ],
 )
 def test_errors(parameters, arguments, message):
@@ -179,6 +183,20 @@ def test_errors(parameters, arguments, message):
     X = controls(6, 3)
     with pytest.raises(ValueError, match=message):
         TypicalVariationNormalizer(**parameters).fit(X, y, **arguments)
+
+
+def test_a_feature_constant_in_one_batch_cannot_be_aligned_without_shrinkage():
+    X, batch = controls(60, 3), np.repeat(["P1", "P2"], 30)
+    X[:30, 0] = 1.0
+    with pytest.raises(ValueError, match="batch 'P1' do not vary in all 3"):
+        TypicalVariationNormalizer(shrinkage=0).fit(X, batch=batch)
+    assert np.isfinite(TypicalVariationNormalizer().fit_transform(X, batch=batch)).all()
+
+
+def test_missing_labels_are_no_controls():
+    y = pd.array(["DMSO", None, "drug"] * 10, dtype="string")
+    tvn = TypicalVariationNormalizer(control="DMSO").fit(controls(30, 3), y)
+    assert tvn.n_components_ == 3
 
 
 def test_controls_that_do_not_vary():

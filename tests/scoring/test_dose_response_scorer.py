@@ -82,6 +82,18 @@ def test_compounds_are_called_what_they_are(screen):
     assert both.loc[both["kind"] == "toxic", "toxic_from"].notna().all()
 
 
+def test_many_features_and_few_controls_make_no_hits():
+    """Thresholds are of controls left out: 960 features do not fool them."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60 + 20 * 18, 960))
+    X[:30, 0] -= 7
+    y = np.repeat(["mock", "infected"], 30)
+    scorer = DoseResponseScorer(perturbation=PERTURBATION).fit(X[:60], y)
+    compound = np.repeat([f"C{k:02}" for k in range(20)], 18)
+    table = scorer.dose_response(X[60:], compound, np.tile(np.repeat(DOSES, 3), 20))
+    assert (table["call"] == "inactive").sum() >= 17
+
+
 def test_table(screen):
     table = score(screen)
     assert table["q_value"].is_monotonic_increasing
@@ -126,7 +138,7 @@ def test_a_compound_of_one_dose_is_a_row_without_a_curve(screen):
     [
         (["a", None, "a"], [1, 1, 1], "Row 1 has no compound"),
         (["a", "a", "a"], [1, np.nan, 1], "concentration contains NaN"),
-        (["a", "a", "a"], [1, -1, 1], "concentration of -1"),
+        (["a", "a", "b"], [1, 1, -1], "Row 2 has a negative concentration, -1"),
         (["a", "a"], [1, 1, 1], "inconsistent numbers of samples"),
     ],
 )

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 from sklearn.metrics import roc_auc_score
@@ -83,6 +84,22 @@ def test_separation_is_of_controls_not_fitted_on():
         seen = separation(on[y == "mock"], on[y == "infected"])["auc"]
         assert seen > 0.95
         assert abs(fitted.separation_.loc["all", "auc"] - 0.5) < 0.25
+
+
+@pytest.mark.parametrize("axis", ["mean", "discriminant"])
+def test_scores_of_controls_are_by_axes_they_were_not_fitted_on(axis):
+    X, y = screen(n=10)
+    fitted = scorer(axis=axis, poor_controls="ignore").fit(X, y)
+    controls = np.flatnonzero(y != "treated")
+    assert fitted.control_kinds_.tolist() == (y[controls] == "infected").tolist()
+    for row, expected in zip(controls, fitted.control_scores_, strict=True):
+        others = np.arange(len(X)) != row
+        other = scorer(axis=axis, poor_controls="ignore").fit(X[others], y[others])
+        scores = other.transform(X[[row]])[0]
+        if axis == "mean":
+            np.testing.assert_allclose(expected, scores)
+        else:  # folds of two
+            np.testing.assert_allclose(expected, scores, atol=0.2)
 
 
 def test_separation_formulas():
@@ -169,20 +186,51 @@ def test_in_a_pipeline_with_names():
 
 
 @pytest.mark.parametrize(
-    ("options", "y", "batch", "message"),
+    ("options", "y", "message"),
     [
-        ({"negative": "DMSO"}, None, None, "No row of y is negative='DMSO'"),
-        ({}, ["mock"] * 120, None, "y has 1 class"),
-        ({}, ["mock"] * 119, None, "X has 120, y 119"),
-        ({}, None, [*["P1"] * 119, "P2"], "Batch 'P1' has 40 negative"),
+        ({"negative": "DMSO"}, None, "No row of y is negative='DMSO'"),
+        ({}, ["mock"] * 120, "y has 1 class"),
+        ({}, ["mock"] * 119, "X has 120, y 119"),
     ],
 )
-def test_errors(options, y, batch, message):
+def test_errors(options, y, message):
     X, labels = screen()
-    if batch is not None:  # P2 has all of the infected
-        batch, message = np.where(labels == "infected", "P2", "P1"), "needs both"
     with pytest.raises(ValueError, match=message):
-        PerturbationScorer(**options).fit(X, labels if y is None else y, batch=batch)
+        PerturbationScorer(**options).fit(X, labels if y is None else y)
+
+
+def test_a_batch_without_a_kind_of_control():
+    X, y = screen()
+    batch = np.where(y == "infected", "P2", "P1")
+    with pytest.raises(ValueError, match="Batch 'P1' has 40 negative and 0 positive"):
+        scorer().fit(X, y, batch=batch)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_controls(n):
+    X, y = screen(n=n)
+    fitted = scorer(axis="discriminant", poor_controls="ignore").fit(X, y)
+    assert np.isnan(fitted.separation_.loc["all", "auc"]) == (n == 2)
+    one = [0, n]
+    with pytest.raises(ValueError, match='too few for a discriminant: use axis="mean"'):
+        scorer(axis="discriminant").fit(X[one], y[one])
+
+
+def test_an_axis_that_fails_on_controls_left_out_is_poor():
+    """Left-out positive controls score below negative ones."""
+    X, y = [[1], [-1], [1.01], [-0.99]], ["mock"] * 2 + ["infected"] * 2
+    with pytest.warns(UserWarning, match="do not separate"):
+        fitted = scorer().fit(X, y)
+    assert fitted.separation_.loc["all", "cohens_d"] < -0.5
+    assert fitted.separation_.loc["all", "z_prime"] == -np.inf
+
+
+def test_missing_labels_are_no_controls():
+    X, y = screen()
+    gaps = pd.array(np.where(y == "treated", None, y), dtype="string")
+    np.testing.assert_allclose(
+        scorer().fit_transform(X, gaps), scorer().fit_transform(X, y)
+    )
 
 
 def test_equal_means():
