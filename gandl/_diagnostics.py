@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import label_ranking_average_precision_score
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils import check_consistent_length
@@ -16,12 +17,13 @@ def mean_average_precision(embeddings: np.ndarray, groups: Any) -> float:
     """Mean over rows of the average precision of finding the rows of one's group.
 
     By cosine similarity of standardised embeddings (n, d), each row against all
-    others; rows that are alone in their group are not asked, only found wrongly.
+    others; rows that are alone in their group, or of none (missing), are not asked,
+    only found wrongly.
     """
-    groups = np.asarray(groups)
     check_consistent_length(embeddings, groups)
-    _, group = np.unique(groups, return_inverse=True)
-    asked = np.flatnonzero(np.bincount(group)[group] > 1)
+    group = pd.factorize(np.asarray(groups, dtype=object))[0]
+    counts = np.bincount(group[group >= 0], minlength=1)
+    asked = np.flatnonzero((group >= 0) & (counts[group] > 1))
     if not len(asked):
         raise ValueError("No group has two images: replicates cannot agree.")
     z = normalize(StandardScaler().fit_transform(embeddings.astype(np.float64)))

@@ -32,14 +32,14 @@ def to_tensors(tree: Any) -> Any:
 
 
 def activation_dtype(precision: str, device: str) -> torch.dtype:
-    """Type of activations; "auto" is bfloat16 where it is multiplied natively."""
+    """Type of activations; "auto" is bfloat16 where that is faster."""
     if precision != "auto":
         return getattr(torch, precision)
     if device.startswith("cuda"):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device == "cpu" and _cpu_multiplies_bfloat16()
-    return torch.bfloat16 if native else torch.float32
+        faster = device == "cpu" and _cpu_multiplies_bfloat16()
+    return torch.bfloat16 if faster else torch.float32
 
 
 def _cpu_multiplies_bfloat16() -> bool:

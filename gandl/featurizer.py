@@ -15,7 +15,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_consistent_length, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from gandl._batches import training_batches
@@ -415,7 +415,9 @@ class GANDLFeaturizer(
         image finds the others of its group by cosine of standardised embeddings.
         Without, minus the Fréchet distance between real crops and as many generated
         images, in the space of the embedding, standardised on the real ones and
-        divided by its length. Compare scores on the same X only.
+        divided by its length. Compare scores on the same X only; Fréchet distances
+        only between networks of one shape, since each looks with its own features,
+        and a discriminator that sees little finds the two alike.
 
         Parameters
         ----------
@@ -425,7 +427,8 @@ class GANDLFeaturizer(
             Ignored.
         groups : array-like of shape (n,), default=None
             Which images are replicates: of one treatment, say. Those of one well also
-            share what is no biology, such as focus and density of cells.
+            share what is no biology, such as focus and density of cells. Images whose
+            group is missing are not asked.
 
         Returns
         -------
@@ -440,7 +443,11 @@ class GANDLFeaturizer(
         """
         check_is_fitted(self, "weights_")
         if groups is not None:
+            check_consistent_length(X, groups)
             return mean_average_precision(self.transform(X), groups)
+        features = self._resolve("features")
+        check_features(features, self.config_)
+        generator, discriminator = self._generator(), self._discriminator()
         images = as_collection(self, X, reset=False)
         n = min(len(images), _N_SCORED)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -451,12 +458,11 @@ class GANDLFeaturizer(
             batch_size=min(BATCH, n),
             rng=np.random.default_rng(seed),
         )
-        network, features = self._discriminator(), self._resolve("features")
         with closing(batches):
             crops = (torch.from_numpy(batch) for batch in batches)
-            real = embed_crops(network, crops, n, features)
-        fake = draw(self._generator(), n, seed)
-        return -frechet_distance(real, embed_crops(network, fake, n, features))
+            real = embed_crops(discriminator, crops, n, features)
+        fake = draw(generator, n, seed)
+        return -frechet_distance(real, embed_crops(discriminator, fake, n, features))
 
     @property
     def _n_features_out(self) -> int:
@@ -468,6 +474,7 @@ class GANDLFeaturizer(
 
     def _start(self, X: Any) -> tuple[ImageCollection, Trainer, int]:
         """Read the shape of X, and all that learning starts from."""
+        self._device()  # refused at once, if it is not there
         self.__dict__.pop("weights_", None)  # fitted again when training has ended
         images = as_collection(self, X, reset=True)
         self.config_ = make_config(self._resolve, images)

@@ -36,6 +36,8 @@ def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):
     assert space["search"].best_params_["svm__C"] in (0.0001, 0.001, 0.01)
     assert space["generated"].shape == (16, 3, 64, 64)
     assert np.isfinite(space["generated"]).all()
+    assert np.isfinite(space["by_replicates"].best_score_)
+    assert set(space["table"]["compound"]) == set(space["compounds"]["compound"])
 
 
 def write_screen(folder):

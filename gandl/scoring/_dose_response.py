@@ -31,7 +31,7 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
     Parameters
     ----------
     column : int, default=0
-        Column of X that has the concentrations, where there is one a compound.
+        The column of X that has the concentrations. No column may be negative.
     alpha : float, default=0.05
         Level of significance: a curve whose p-value is not below it is taken for a
         constant, and confidence intervals cover ``1 - alpha``.
@@ -48,7 +48,7 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         if inactive.
     confidence_intervals_ : dict of str to tuple of 2 float
         Of "bottom", "top", "log_ec50" and "slope". Infinite for a parameter that ended
-        at a bound, NaN if inactive.
+        at a bound or that the responses do not tell, NaN if inactive.
     p_value_ : float
         Of an F test of the curve against a constant; 1 if there is no curve to fit.
     inactive_ : bool
@@ -185,8 +185,8 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         if len(negative):
             row, column = negative[0]
             raise ValueError(
-                f"Negative values in data: row {row} has a concentration of "
-                f"{X[row, column]:g}."
+                f"Negative values in data: row {row}, column {column} has a "
+                f"concentration of {X[row, column]:g}."
             )
         return X[:, self.column]
 
@@ -199,9 +199,12 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         self._covariance = np.full((4, 4), math.nan)
 
     def _fit_curve(self, x: np.ndarray, y: np.ndarray) -> None:
+        # In units of the responses' range: tolerances of the solver are absolute.
+        base, unit = y.mean(), np.ptp(y)
+        y = (y - base) / unit
         fit, lower, upper = _least_squares(x, y)
         degrees = len(y) - 4
-        unexplained, total = 2 * fit.cost, ((y - y.mean()) ** 2).sum()
+        unexplained, total = 2 * fit.cost, (y**2).sum()
         if unexplained > 1e-20 * total:
             ratio = (total - unexplained) / 3 / (unexplained / degrees)
             self.p_value_ = float(f_distribution.sf(ratio, 3, degrees))
@@ -209,7 +212,9 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
             self.p_value_ = 0.0
         if self.p_value_ >= self.alpha:
             return
-        left, right, middle, slope = self._parameters = fit.x
+        scale = np.array([unit, unit, 1, 1])
+        self._parameters = fit.x * scale + [base, base, 0, 0]
+        left, right, middle, slope = self._parameters
         self.inactive_ = False
         self.bottom_, self.top_ = float(min(left, right)), float(max(left, right))
         self.log_ec50_ = float(middle)
@@ -217,17 +222,18 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         tested = x[np.isfinite(x)]
         self.extrapolated_ = not tested.min() <= middle <= tested.max()
         free = (fit.x > lower) & (fit.x < upper) & (fit.active_mask == 0)
-        self._covariance = _covariance(fit.jac, free, unexplained / degrees)
-        self.confidence_intervals_ = self._intervals(fit.x, free, degrees)
+        covariance, known = _covariance(fit.jac, free, unexplained / degrees)
+        self._covariance = covariance * np.outer(scale, scale)
+        self.confidence_intervals_ = self._intervals(self._parameters, known, degrees)
         self.non_monotonic_ = _turns_back(x, y, right > left, self.alpha)
 
     def _intervals(
-        self, parameters: np.ndarray, free: np.ndarray, degrees: int
+        self, parameters: np.ndarray, known: np.ndarray, degrees: int
     ) -> dict[str, tuple[float, float]]:
         half = t_distribution.ppf(1 - self.alpha / 2, degrees) * np.sqrt(
             np.diag(self._covariance)
         )
-        half[~free] = math.inf
+        half[~known] = math.inf
         low, high = parameters - half, parameters + half
         left, right, middle, slope = zip(low.tolist(), high.tolist(), strict=True)
         if parameters[1] < parameters[0]:
@@ -310,12 +316,26 @@ def _starts(
     return starts[rows]
 
 
-def _covariance(jacobian: np.ndarray, free: np.ndarray, variance: float) -> np.ndarray:
-    """Of the parameters, those at a bound taken as known."""
+def _covariance(
+    jacobian: np.ndarray, free: np.ndarray, variance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the parameters, and which of them the data say anything about.
+
+    Those at a bound are taken as given, as are those that no response depends on.
+    """
+    norms = np.linalg.norm(jacobian, axis=0)
+    free = free & (norms > 1e-8 * norms.max())
+    _, singular, directions = np.linalg.svd(
+        jacobian[:, free] / norms[free], full_matrices=False
+    )
+    seen = singular > 1e-8
+    root = directions[seen] / singular[seen, None]
     covariance = np.zeros((4, 4))
-    jacobian = jacobian[:, free]
-    covariance[np.ix_(free, free)] = variance * np.linalg.pinv(jacobian.T @ jacobian)
-    return covariance
+    scale = np.outer(norms[free], norms[free])
+    covariance[np.ix_(free, free)] = variance * (root.T @ root) / scale
+    known = free.copy()
+    known[free] = (np.abs(directions[~seen]) < 1e-4).all(axis=0)
+    return covariance, known
 
 
 def _turns_back(x: np.ndarray, y: np.ndarray, rising: bool, alpha: float) -> bool:

@@ -169,7 +169,7 @@ def test_confidence_intervals_cover():
         curve = fit(DOSES, truth + rng.normal(0, 0.1, 18))
         low, high = curve.confidence_intervals_["log_ec50"]
         covered += low < -1 < high
-    assert binom.ppf(0.001, 200, 0.95) <= covered <= binom.ppf(0.999, 200, 0.97)
+    assert binom.ppf(0.001, 200, 0.95) <= covered <= binom.ppf(0.999, 200, 0.95)
 
 
 def test_flat_responses_are_seldom_active():
@@ -216,6 +216,29 @@ def test_order_and_unit_of_the_doses():
     assert shuffled.log_ec50_ == pytest.approx(curve.log_ec50_, rel=1e-5)
     nanomolar = fit(1000 * DOSES, FALLING)
     assert nanomolar.log_ec50_ == pytest.approx(curve.log_ec50_ + 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_unit_of_the_responses(unit):
+    curve, other = fit(DOSES, FALLING), fit(DOSES, unit * FALLING)
+    assert other.log_ec50_ == pytest.approx(curve.log_ec50_, rel=1e-6)
+    assert other.top_ == pytest.approx(unit * curve.top_, rel=1e-6)
+    for name in ("log_ec50", "slope"):
+        expected = curve.confidence_intervals_[name]
+        assert other.confidence_intervals_[name] == pytest.approx(expected, rel=1e-5)
+    low, high = curve.confidence_intervals_["bottom"]
+    assert other.confidence_intervals_["bottom"] == pytest.approx(
+        (unit * low, unit * high), rel=1e-5
+    )
+
+
+def test_a_step_between_two_doses_tells_no_slope():
+    rng = np.random.default_rng(0)
+    doses = np.repeat([0.001, 0.01, 0.1, 1, 10], 3)
+    curve = fit(doses, (doses > 0.05) + rng.normal(0, 0.02, 15))
+    low, high = curve.confidence_intervals_["slope"]
+    assert high - low > 10
+    assert curve.confidence_intervals_["top"][0] > 0.9
 
 
 def test_missing_responses_are_left_out():
@@ -266,7 +289,7 @@ def test_standard_errors_of_the_curve():
 @pytest.mark.parametrize(
     ("X", "y", "message"),
     [
-        ([0.1, 1, -1], [1, 2, 3], "row 2 has a concentration of -1"),
+        ([0.1, 1, -1], [1, 2, 3], "row 2, column 0 has a concentration of -1"),
         ([0.1, 1, np.nan], [1, 2, 3], "Input X contains NaN"),
         ([0.1, 1, np.inf], [1, 2, 3], "Input X contains infinity"),
         ([0.1, 1, 3], [1, 2, np.inf], "Input y contains infinity"),
