@@ -15,6 +15,7 @@ from gandl.images import ImageCollection
 # Images or tiles at once, unless they are large. For images of one shape, the same in
 # every call: a row's bits do not depend on how many come with it.
 BATCH = 32
+_DRAWING = 1  # tells the stream of random numbers from others of the same seed
 _TILE_PIXELS = BATCH * 128**2
 _CHUNK_BYTES = 2**27
 
@@ -71,7 +72,10 @@ def draw(
 ) -> Iterator[torch.Tensor]:
     """Draw n images from -1 to 1 in batches, on the network's device."""
     device = network.constant.device
-    rng = torch.Generator(device).manual_seed(seed)
+    # A stream of its own: seeded as the training was, latents would repeat the draws
+    # of the mapping network's weights, and images come out glaring.
+    own = int(np.random.SeedSequence([seed, _DRAWING]).generate_state(1)[0])
+    rng = torch.Generator(device).manual_seed(own)
     for start in range(0, n, BATCH):
         with torch.inference_mode():
             images = network(min(BATCH, n - start), rng, truncation=truncation)

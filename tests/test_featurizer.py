@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl._presets import PRESETS
 from gandl._tensors import activation_dtype
+from gandl.gan import Generator
 from gandl.testing import parametrize_with_image_checks
 
 
@@ -211,6 +212,19 @@ def test_generate(images, fitted):
         tiny().generate()
     with pytest.raises(ValueError, match="n_samples == 0"):
         fitted.generate(0)
+
+
+def test_latents_do_not_repeat_the_draws_of_the_weights(images, monkeypatch):
+    """Not even where fit and generate have the same seed."""
+    drawn, latents = [], Generator.latents
+    monkeypatch.setattr(
+        Generator, "latents", lambda *a: drawn.append(latents(*a)) or drawn[-1]
+    )
+    fitted = tiny(latent_dim=32, max_kimg=0, random_state=0).fit(images)
+    fitted.generate(8, random_state=0)
+    weights = fitted.weights_["generator.mapping.layers.0.weight"]
+    correlation = np.corrcoef(np.vstack([drawn[-1], weights]))[:8, 8:]
+    assert np.abs(correlation).max() < 0.8
 
 
 def test_partial_fit_trains_on_each_image_once_more(images):
