@@ -47,7 +47,8 @@ def _cpu_multiplies_bfloat16() -> bool:
 
     Where it is emulated it is hundreds of times slower. Intel's processors since
     Sapphire Rapids (avx512_fp16) multiply it in AMX; where a virtual machine hides
-    that, AVX-512's instruction for it reaches 0.6 times the speed of float32.
+    that, AVX-512's instruction for it is slower: 0.8 times the speed of float32 in the
+    training step (benchmarks/training_speed.py).
     """
     has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if has.get("avx512_fp16"):
