@@ -161,7 +161,7 @@ class TypicalVariationNormalizer(
         controls = (controls - self.means_[position]) / self.scales_[position]
         self.components_ = self._whitening(controls, len(controls) - len(parts))
         self.n_components_ = len(self.components_)
-        self.alignments_ = self._align(controls @ self.components_.T, position, counts)
+        self.alignments_ = self._align(controls @ self.components_.T, position)
         return self
 
     def transform(self, X: Any, *, batch: Any = None) -> np.ndarray:
@@ -249,19 +249,17 @@ class TypicalVariationNormalizer(
         scale = np.sqrt(len(controls) - 1) / singular[:kept]
         return directions[:kept] * scale[:, None]
 
-    def _align(
-        self, controls: np.ndarray, position: np.ndarray, counts: np.ndarray
-    ) -> np.ndarray:
+    def _align(self, controls: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Turn each batch's covariance towards I, then that of all into I."""
         n = controls.shape[1]
         aligned = np.empty_like(controls)
-        alignments = np.empty((len(counts), n, n))
-        for b in range(len(counts)):
+        alignments = np.empty((len(self.batches_), n, n))
+        for b, name in enumerate(self.batches_):
             part = controls[position == b]
             covariance = part.T @ part / (len(part) - 1)
             if self.shrinkage == 0 and np.linalg.cond(covariance) > 1e10:
                 raise ValueError(
-                    f"The controls of batch {self.batches_[b]!r} do not vary in all "
+                    f"The controls of batch {name!r} do not vary in all "
                     f"{n} components: set shrinkage above 0, or lower n_components."
                 )
             alignments[b] = _inverse_root(covariance + self.shrinkage * np.eye(n))
