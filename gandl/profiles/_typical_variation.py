@@ -15,7 +15,8 @@ from sklearn.base import (
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, batch_positions, labels, sorted_batches
+from gandl._row_labels import batch_of_rows, batch_positions, sorted_batches
+from gandl.profiles._controls import is_control, scale_or_one, split_controls
 
 
 class TypicalVariationNormalizer(
@@ -59,7 +60,7 @@ class TypicalVariationNormalizer(
 
     See Also
     --------
-    sklearn.preprocessing.StandardScaler : Centres and scales, without whitening.
+    ControlScaler : Centres and scales, without whitening.
 
     Notes
     -----
@@ -142,22 +143,13 @@ class TypicalVariationNormalizer(
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         rows = batch_of_rows(batch, len(X))
-        chosen = self._is_control(y, len(X))
+        chosen = is_control(self.control, y, len(X))
         self.batches_ = sorted_batches(rows)
-        position = batch_positions(rows, self.batches_)
-        counts = np.bincount(position[chosen], minlength=len(self.batches_))
-        if counts.min() < 2:
-            name = self.batches_[counts.argmin()]
-            raise ValueError(
-                f"Batch {name!r} has {counts.min()} controls; centring and scaling it "
-                "takes two at least. Leave it out, or join it with another."
-            )
-        controls, position = X[chosen], position[chosen]
-        parts = [controls[position == b] for b in range(len(counts))]
+        controls, position = X[chosen], batch_positions(rows, self.batches_)[chosen]
+        parts = split_controls(controls, position, self.batches_)
         self.means_ = np.stack([part.mean(axis=0) for part in parts])
         spread = np.stack([part.std(axis=0, ddof=1) for part in parts])
-        floor = 1e-12 * np.abs(self.means_)  # a constant's rounding is no variation
-        self.scales_ = np.where(spread > floor, spread, 1.0)
+        self.scales_ = scale_or_one(spread, self.means_)
         controls = (controls - self.means_[position]) / self.scales_[position]
         self.components_ = self._whitening(controls, len(controls) - len(parts))
         self.n_components_ = len(self.components_)
@@ -216,21 +208,6 @@ class TypicalVariationNormalizer(
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
-
-    def _is_control(self, y: Any, n: int) -> np.ndarray:
-        if self.control is None:
-            return np.ones(n, dtype=bool)
-        if y is None:
-            raise ValueError(
-                f"control={self.control!r} needs y, which says what each row is."
-            )
-        wanted = np.atleast_1d(np.asarray(self.control, dtype=object))
-        chosen = np.isin(labels(y), wanted)
-        if len(chosen) != n:
-            raise ValueError(f"y has {len(chosen)} values, X has {n} rows.")
-        if not chosen.any():
-            raise ValueError(f"No row of y is {self.control!r}.")
-        return chosen
 
     def _whitening(self, controls: np.ndarray, degrees: int) -> np.ndarray:
         """Directions whose coordinates have unit variance over centred controls."""

@@ -1,0 +1,155 @@
+"""ControlScaler: centre and scale by the controls of each batch."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.stats import median_abs_deviation
+from sklearn.base import (
+    BaseEstimator,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gandl._row_labels import batch_of_rows, batch_positions, sorted_batches
+from gandl.profiles._controls import is_control, scale_or_one, split_controls
+
+
+class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Centre and scale features by the control wells, batch by batch.
+
+    Parameters
+    ----------
+    control : object or array-like, default=None
+        Which values of ``y`` mark controls. None: all rows that ``fit`` sees.
+    method : {"standard", "robust"}, default="standard"
+        By mean and standard deviation, or by median and median absolute deviation (of
+        which a normal distribution's standard deviation is 1.4826), which a few
+        outlying controls hardly move.
+
+    Attributes
+    ----------
+    batches_ : ndarray of shape (n_batches,)
+        The batches, sorted; one, "all", if ``fit`` had none.
+    centres_, scales_ : ndarray of shape (n_batches, n_features)
+        What is subtracted from each batch, and what it is divided by; 1 where its
+        controls do not vary.
+    n_features_in_ : int
+        Length of a row.
+    feature_names_in_ : ndarray of str
+        Names of the columns; only if X was a DataFrame.
+
+    See Also
+    --------
+    TypicalVariationNormalizer : Also takes correlations of features out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.profiles import ControlScaler
+    >>> X = np.array([[1.0], [3.0], [6.0], [10.0], [30.0], [60.0]])
+    >>> y = np.array(["DMSO", "DMSO", "drug"] * 2)
+    >>> plate = np.repeat(["P1", "P2"], 3)
+    >>> scaler = ControlScaler(control="DMSO")
+    >>> scaler.fit_transform(X, y, batch=plate).round(2).ravel()
+    array([-0.71,  0.71,  2.83, -0.71,  0.71,  2.83])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "control": "no_validation",
+        "method": [StrOptions({"standard", "robust"})],
+    }
+
+    def __init__(self, *, control: Any = None, method: str = "standard") -> None:
+        self.control = control
+        self.method = method
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, *, batch: Any = None) -> ControlScaler:
+        """Learn from controls.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings of images, sites or wells.
+        y : array-like of shape (n,), default=None
+            What each row is; only with ``control``.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, usually its plate. None: all are of one.
+
+        Returns
+        -------
+        ControlScaler
+            Itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            If a batch has fewer than two controls.
+        """
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        rows = batch_of_rows(batch, len(X))
+        chosen = is_control(self.control, y, len(X))
+        self.batches_ = sorted_batches(rows)
+        position = batch_positions(rows, self.batches_)[chosen]
+        parts = split_controls(X[chosen], position, self.batches_)
+        robust = self.method == "robust"
+        centre = np.median if robust else np.mean
+        self.centres_ = np.stack([centre(part, axis=0) for part in parts])
+        spread = [
+            median_abs_deviation(part, axis=0, scale="normal")
+            if robust
+            else part.std(axis=0, ddof=1)
+            for part in parts
+        ]
+        self.scales_ = scale_or_one(np.stack(spread), self.centres_)
+        return self
+
+    def transform(self, X: Any, *, batch: Any = None) -> np.ndarray:
+        """Centre and scale rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings, of controls and of anything else.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features), float64
+            The rows, in deviations of their batch's controls.
+
+        Raises
+        ------
+        ValueError
+            If a batch had no controls in `fit`, or there were batches in `fit` and
+            none are given, or the other way round.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
+        return (X - self.centres_[position]) / self.scales_[position]
+
+    def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None) -> np.ndarray:
+        """Learn from the controls among rows, and transform all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings, as in `fit`.
+        y : array-like of shape (n,), default=None
+            What each row is, as in `fit`.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features), float64
+            The rows, transformed.
+        """
+        return self.fit(X, y, batch=batch).transform(X, batch=batch)

@@ -1,0 +1,42 @@
+"""Which rows are controls, and what those of each batch have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gandl._row_labels import labels
+
+
+def is_control(control: Any, y: Any, n: int) -> np.ndarray:
+    """Mask (n,) of the rows whose label is ``control`` or in it; None: all."""
+    if control is None:
+        return np.ones(n, dtype=bool)
+    if y is None:
+        raise ValueError(f"control={control!r} needs y, which says what each row is.")
+    wanted = np.atleast_1d(np.asarray(control, dtype=object))
+    chosen = np.isin(labels(y), wanted)
+    if len(chosen) != n:
+        raise ValueError(f"y has {len(chosen)} values, X has {n} rows.")
+    if not chosen.any():
+        raise ValueError(f"No row of y is {control!r}.")
+    return chosen
+
+
+def split_controls(
+    X: np.ndarray, position: np.ndarray, batches: np.ndarray
+) -> list[np.ndarray]:
+    """The controls X (n, d) of each batch, two at least; ``position`` is its index."""
+    counts = np.bincount(position, minlength=len(batches))
+    if counts.min() < 2:
+        raise ValueError(
+            f"Batch {batches[counts.argmin()]!r} has {counts.min()} controls; centring "
+            "and scaling it takes two at least. Leave it out, or join it with another."
+        )
+    return [X[position == b] for b in range(len(batches))]
+
+
+def scale_or_one(spread: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """What to divide by: the spread, or 1 where it is but a constant's rounding."""
+    return np.where(spread > 1e-12 * np.abs(centre), spread, 1.0)

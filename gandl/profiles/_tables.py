@@ -1,0 +1,326 @@
+"""Profiles as tables: features beside ``Metadata_`` columns, aggregated and stored."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+_METADATA = "Metadata_"
+# As pycytominer looks for them.
+_SPELLING = {"plate": "Plate", "well": "Well", "site": "Site"}
+_N_ROWS = _METADATA + "n_rows"
+_SUFFIXES = (".parquet", ".csv", ".csv.gz")
+
+
+def make_profiles(
+    X: Any, metadata: pd.DataFrame, *, names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Set embeddings beside what is known of their rows, as pycytominer has it.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, n_features)
+        Embeddings.
+    metadata : DataFrame of n rows
+        What is known of each row, in the same order: its plate, well, compound.
+    names : sequence of str, default=None
+        Names of the features, ``featurizer.get_feature_names_out()`` say. None: X's
+        columns if it is a DataFrame, else "feature_0" and so on.
+
+    Returns
+    -------
+    DataFrame of n rows
+        Columns of ``metadata``, their names after "Metadata_" (plate, well and site
+        as "Metadata_Plate", "Metadata_Well" and "Metadata_Site"), then the features.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, or a name occurs twice or is that of metadata.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gandl.profiles import make_profiles
+    >>> metadata = pd.DataFrame({"plate": ["P1", "P1"], "compound": ["DMSO", "taxol"]})
+    >>> make_profiles([[0.5], [2.0]], metadata)
+      Metadata_Plate Metadata_compound  feature_0
+    0             P1              DMSO        0.5
+    1             P1             taxol        2.0
+    """
+    values = np.asarray(X)
+    if values.ndim != 2:
+        raise ValueError(f"X has shape {values.shape}; a row a profile is expected.")
+    if len(values) != len(metadata):
+        raise ValueError(f"X has {len(values)} rows, metadata {len(metadata)}.")
+    if names is None:
+        names = list(
+            X.columns
+            if isinstance(X, pd.DataFrame)
+            else (f"feature_{k}" for k in range(values.shape[1]))
+        )
+    if len(names) != values.shape[1]:
+        raise ValueError(f"X has {values.shape[1]} columns, but {len(names)} names.")
+    known = metadata.rename(columns=lambda name: _metadata_name(str(name)))
+    features = pd.DataFrame(values, columns=[str(name) for name in names])
+    mistaken = [name for name in map(str, features) if name.startswith(_METADATA)]
+    if mistaken:
+        raise ValueError(f"{mistaken[0]!r} is a name of metadata, not of a feature.")
+    profiles = pd.concat([known.reset_index(drop=True), features], axis=1)
+    twice = profiles.columns[profiles.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"The column {twice[0]!r} would be there twice.")
+    return profiles
+
+
+def feature_columns(profiles: pd.DataFrame) -> list[str]:
+    """Return the names of the features: of all columns but "Metadata_" ones.
+
+    Parameters
+    ----------
+    profiles : DataFrame
+        Profiles.
+
+    Returns
+    -------
+    list of str
+        The names, in order.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one of them is not numeric.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gandl.profiles import feature_columns
+    >>> feature_columns(pd.DataFrame({"Metadata_Well": ["A01"], "area": [1.0]}))
+    ['area']
+    """
+    names = [name for name in map(str, profiles) if not name.startswith(_METADATA)]
+    for name in names:
+        if not pd.api.types.is_numeric_dtype(profiles[name]):
+            raise ValueError(
+                f"The column {name!r} is not numeric: to be carried along, its name "
+                f'is to start with "{_METADATA}".'
+            )
+    if not names:
+        raise ValueError(f'There is no feature: all columns start with "{_METADATA}".')
+    return names
+
+
+def aggregate(
+    profiles: pd.DataFrame, by: str | Sequence[str], *, how: str = "mean"
+) -> pd.DataFrame:
+    """Average profiles: images to sites, sites to wells, wells to treatments.
+
+    Each row of a group counts alike: averaged over wells, a well of few sites weighs
+    as much as one of many.
+
+    Parameters
+    ----------
+    profiles : DataFrame
+        Profiles, features beside "Metadata_" columns.
+    by : str or sequence of str
+        Columns whose values make a group: ``["plate", "well"]``, with or without
+        "Metadata_".
+    how : {"mean", "median"}, default="mean"
+        The average of each feature.
+
+    Returns
+    -------
+    DataFrame
+        One row a group, in order of first appearance: those columns, every other
+        metadata column that has one value in each group, "Metadata_n_rows" (rows
+        averaged), and the features.
+
+    Raises
+    ------
+    ValueError
+        If a column is not there, a row has no value in it, or a feature is missing in
+        a row.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gandl.profiles import aggregate
+    >>> sites = pd.DataFrame(
+    ...     {
+    ...         "Metadata_Well": ["A01", "A01", "A02"],
+    ...         "Metadata_Site": ["1", "2", "1"],
+    ...         "Metadata_compound": ["DMSO", "DMSO", "taxol"],
+    ...         "feature_0": [1.0, 2.0, 5.0],
+    ...     }
+    ... )
+    >>> aggregate(sites, "well")
+      Metadata_Well Metadata_compound  Metadata_n_rows  feature_0
+    0           A01              DMSO                2        1.5
+    1           A02             taxol                1        5.0
+    """
+    if how not in ("mean", "median"):
+        raise ValueError(f'how is "mean" or "median", got {how!r}.')
+    features = feature_columns(profiles)
+    keys = [_column(profiles, name) for name in ([by] if isinstance(by, str) else by)]
+    if not keys:
+        raise ValueError("by names no column.")
+    profiles = profiles.reset_index(drop=True)
+    for name in [*keys, *features]:
+        missing = np.flatnonzero(profiles[name].isna())
+        if len(missing):
+            raise ValueError(f"Row {missing[0]} has no {name!r}.")
+    grouped = profiles.groupby(keys, sort=False, observed=True)
+    others = [
+        name
+        for name in map(str, profiles)
+        if name not in {*keys, *features, _N_ROWS}
+        and (grouped[name].nunique(dropna=False) == 1).all()
+    ]
+    # Not .first(), which takes the first that is not missing.
+    known = profiles[~profiles.duplicated(keys)].set_index(keys)[others]
+    averages = grouped[features].agg(how)
+    count = grouped.size().rename(_N_ROWS)
+    return known.join(count).join(averages).reset_index()
+
+
+def write_profiles(
+    profiles: pd.DataFrame, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Store profiles as parquet or csv.
+
+    Parameters
+    ----------
+    profiles : DataFrame
+        Profiles.
+    path : str or path
+        The file: ".parquet", ".csv" or ".csv.gz". Written under another name first, so
+        that it is whole or not there.
+    overwrite : bool, default=False
+        Whether a file that exists may be replaced.
+
+    Raises
+    ------
+    ValueError
+        If the name ends otherwise.
+    FileExistsError
+        If the file exists.
+    ImportError
+        If parquet is to be written without pyarrow, the extra "profiles".
+
+    See Also
+    --------
+    read_profiles : Reads them back.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from gandl.profiles import read_profiles, write_profiles
+    >>> profiles = pd.DataFrame({"Metadata_Plate": ["007"], "feature_0": [0.5]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_profiles(profiles, f"{folder}/wells.csv")
+    ...     read_profiles(f"{folder}/wells.csv")
+      Metadata_Plate  feature_0
+    0            007        0.5
+    """
+    final, suffix = Path(path), _suffix(path)
+    if final.exists() and not overwrite:
+        raise FileExistsError(
+            f"{str(final)!r} exists: name another file, or pass overwrite=True."
+        )
+    part = final.with_name(f".{uuid.uuid4().hex}{suffix}")
+    try:
+        if suffix == ".parquet":
+            _check_pyarrow()
+            profiles.to_parquet(part, index=False)
+        else:
+            profiles.to_csv(part, index=False)
+        os.replace(part, final)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read profiles from parquet or csv.
+
+    Parameters
+    ----------
+    path : str or path
+        The file: ".parquet", ".csv" or ".csv.gz".
+
+    Returns
+    -------
+    DataFrame
+        The profiles. A csv file does not say what is a number: its "Metadata_"
+        columns are text, so that plate 007 stays what it is.
+
+    Raises
+    ------
+    ValueError
+        If the name ends otherwise, or a feature is not numeric.
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If parquet is to be read without pyarrow, the extra "profiles".
+
+    See Also
+    --------
+    write_profiles : Stores them.
+
+    Examples
+    --------
+    >>> from gandl.profiles import read_profiles
+    >>> read_profiles("wells.xlsx")
+    Traceback (most recent call last):
+    ...
+    ValueError: 'wells.xlsx' does not end in .parquet, .csv or .csv.gz.
+    """
+    if _suffix(path) == ".parquet":
+        _check_pyarrow()
+        profiles = pd.read_parquet(path)
+    else:
+        columns = pd.read_csv(path, nrows=0).columns
+        text = {name: str for name in columns if name.startswith(_METADATA)}
+        # Only an empty field is missing: "NA" and "None" are names of compounds too.
+        profiles = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    try:
+        feature_columns(profiles)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r}: {error}") from None
+    return profiles
+
+
+def _metadata_name(name: str) -> str:
+    bare = name.removeprefix(_METADATA)
+    return _METADATA + _SPELLING.get(bare, bare)
+
+
+def _column(profiles: pd.DataFrame, name: str) -> str:
+    for candidate in (name, _METADATA + name, _metadata_name(name)):
+        if candidate in profiles and candidate.startswith(_METADATA):
+            return candidate
+    known = [column for column in profiles if str(column).startswith(_METADATA)]
+    raise ValueError(f"There is no metadata column {name!r}, but {known}.")
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    name = Path(path).name.lower()
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return suffix
+    raise ValueError(f"{os.fspath(path)!r} does not end in .parquet, .csv or .csv.gz.")
+
+
+def _check_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            'parquet needs pyarrow: pip install "gandl[profiles]", or use ".csv".'
+        ) from None

@@ -1,0 +1,119 @@
+"""Agreement and distance are what their formulas say, p-values what they promise."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial.distance import cosine, euclidean
+from scipy.stats import kstest
+
+from gandl.profiles import energy_distance, replicate_consistency
+
+FUNCTIONS = [replicate_consistency, energy_distance]
+
+
+def screen(n_treatments=3, n_replicates=4, n_controls=40, shift=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    names = [f"drug{k:03}" for k in range(n_treatments)]
+    y = np.array(["DMSO"] * n_controls + list(np.repeat(names, n_replicates)))
+    X = rng.normal(size=(len(y), 5))
+    X[y == names[0]] += shift
+    return X, y
+
+
+def test_cosine_by_a_naive_loop():
+    X, y = screen(shift=1.0)
+    table = replicate_consistency(X, y, control="DMSO", random_state=0)
+    for name, row in table.iterrows():
+        mine = X[y == name]
+        pairs = [
+            1 - cosine(mine[i], mine[j]) for i in range(4) for j in range(4) if i < j
+        ]
+        assert row["cosine"] == pytest.approx(np.mean(pairs))
+
+
+def test_energy_distance_by_a_naive_loop():
+    X, y = screen(shift=1.0)
+    table = energy_distance(X, y, control="DMSO", random_state=0)
+    controls = X[y == "DMSO"]
+
+    def mean_of_pairs(rows):
+        return np.mean([euclidean(a, b) for i, a in enumerate(rows) for b in rows[:i]])
+
+    for name, row in table.iterrows():
+        mine = X[y == name]
+        between = np.mean([euclidean(a, c) for a in mine for c in controls])
+        expected = 2 * between - mean_of_pairs(mine) - mean_of_pairs(controls)
+        assert row["energy_distance"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_shifted_treatment_is_found_and_no_other(function):
+    X, y = screen(n_treatments=20, shift=3.0)
+    table = function(X, y, control="DMSO", random_state=0)
+    assert list(table.index[table["q_value"] < 0.05]) == ["drug000"]
+    assert table["n_replicates"].tolist() == [4] * 20
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("n_replicates", [2, 6])
+def test_p_values_without_effect_are_uniform(function, n_replicates):
+    X, y = screen(300, n_replicates, n_controls=300)
+    p = function(X, y, control="DMSO", n_null=2000, random_state=0)["p_value"]
+    assert kstest(p, "uniform").pvalue > 0.01
+
+
+def test_null_of_energy_distance_by_a_naive_loop():
+    """One draw: its p-value is 1 or 1/2, as the draw is as far or not."""
+    X, y = screen(1, 3, n_controls=8)
+    for seed in range(5):
+        drawn = np.random.RandomState(seed).permutation(8)[:3]
+        relabelled = np.full(8, "DMSO", dtype=object)
+        relabelled[drawn] = "drawn"
+        null = energy_distance(X[:8], relabelled, control="DMSO", n_null=1)
+        table = energy_distance(X, y, control="DMSO", n_null=1, random_state=seed)
+        as_far = null["energy_distance"].item() >= table["energy_distance"].item()
+        assert table["p_value"].item() == (1.0 if as_far else 0.5)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_order_of_rows_seed_and_missing_names(function):
+    X, y = screen(shift=2.0)
+    first = function(X, y, control="DMSO", random_state=0)
+    pd.testing.assert_frame_equal(first, function(X, y, control="DMSO", random_state=0))
+    with_more = np.vstack([X, X[:2] + 100]), np.append(y, [None, np.nan])
+    pd.testing.assert_frame_equal(
+        first, function(*with_more, control=["DMSO"], random_state=0)
+    )
+
+
+def test_a_single_replicate():
+    X, y = screen(2, 1, shift=10.0)
+    agreement = replicate_consistency(X, y, control="DMSO", random_state=0)
+    assert agreement[["cosine", "p_value", "q_value"]].isna().all(axis=None)
+    distance = energy_distance(X, y, control="DMSO", random_state=0)
+    assert distance.loc["drug000", "p_value"] < 0.01
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_errors(function):
+    X, y = screen(1, 9, n_controls=8)
+    with pytest.raises(ValueError, match="9 rows"):
+        function(X, y, control="DMSO")
+    X, y = screen()
+    with pytest.raises(ValueError, match="No row of y is 'water'"):
+        function(X, y, control="water")
+    with pytest.raises(ValueError, match="control is to name"):
+        function(X, y, control=None)
+    with pytest.raises(ValueError, match="All rows of y are controls"):
+        function(X[:40], y[:40], control="DMSO")
+    with pytest.raises(ValueError, match="n_null is at least 1, got 0"):
+        function(X, y, control="DMSO", n_null=0)
+    with pytest.raises(ValueError, match="NaN"):
+        function(np.full_like(X, np.nan), y, control="DMSO")
+
+
+def test_a_row_of_zeros_has_no_cosine():
+    X, y = screen()
+    X[3] = 0
+    with pytest.raises(ValueError, match="Row 3 is all zeros"):
+        replicate_consistency(X, y, control="DMSO")

@@ -1,0 +1,89 @@
+"""Controls of each batch end at zero, in units of their spread."""
+
+import numpy as np
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gandl.profiles import ControlScaler
+
+
+@parametrize_with_checks([ControlScaler(), ControlScaler(method="robust")])
+def test_sklearn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture
+def plate():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(90, 3)) * [1, 10, 100] + 5
+    y = np.tile(["DMSO", "DMSO", "drug"], 30)
+    batch = np.repeat(["P1", "P2", "P3"], 30)
+    X[batch == "P2"] = 3 * X[batch == "P2"] - 7
+    return X, y, batch
+
+
+def test_controls_of_each_batch_have_mean_zero_and_deviation_one(plate):
+    X, y, batch = plate
+    scaled = ControlScaler(control="DMSO").fit_transform(X, y, batch=batch)
+    for name in np.unique(batch):
+        mine = scaled[(batch == name) & (y == "DMSO")]
+        np.testing.assert_allclose(mine.mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(mine.std(axis=0, ddof=1), 1)
+
+
+def test_robust_is_median_and_deviation_from_it(plate):
+    X, y, batch = plate
+    scaled = ControlScaler(control="DMSO", method="robust").fit_transform(
+        X, y, batch=batch
+    )
+    for name in np.unique(batch):
+        mine = scaled[(batch == name) & (y == "DMSO")]
+        np.testing.assert_allclose(np.median(mine, axis=0), 0, atol=1e-12)
+        # 1 / Phi^-1(3/4): the deviation of a normal distribution is 1 then.
+        np.testing.assert_allclose(np.median(abs(mine), axis=0), 0.6744897501960817)
+
+
+def test_an_outlying_control_moves_the_mean_but_hardly_the_median(plate):
+    X, y, batch = plate
+    moved = X.copy()
+    moved[0] += 1e6
+    treated = y == "drug"
+    change = {}
+    for method in ("standard", "robust"):
+        scaler = ControlScaler(control="DMSO", method=method)
+        before = scaler.fit_transform(X, y, batch=batch)[treated]
+        after = scaler.fit_transform(moved, y, batch=batch)[treated]
+        change[method] = np.abs(after - before).mean()
+    assert change["robust"] < change["standard"] / 5
+
+
+def test_treated_rows_do_not_matter(plate):
+    X, y, batch = plate
+    scaler = ControlScaler(control="DMSO").fit(X, y, batch=batch)
+    other = X.copy()
+    other[y == "drug"] = 0
+    again = ControlScaler(control="DMSO").fit(other, y, batch=batch)
+    np.testing.assert_array_equal(scaler.centres_, again.centres_)
+    np.testing.assert_array_equal(scaler.scales_, again.scales_)
+
+
+def test_a_feature_that_controls_hold_constant_is_only_centred():
+    X = np.array([[0.3, 1.0], [0.3, 2.0], [0.3, 3.0], [0.8, 2.0]])
+    y = ["DMSO"] * 3 + ["drug"]
+    scaled = ControlScaler(control="DMSO").fit_transform(X, y)
+    np.testing.assert_allclose(scaled[:, 0], [0, 0, 0, 0.5], atol=1e-15)
+
+
+@pytest.mark.parametrize("method", ["standard", "robust"])
+def test_errors(plate, method):
+    X, y, batch = plate
+    scaler = ControlScaler(control="DMSO", method=method)
+    with pytest.raises(ValueError, match="needs y"):
+        scaler.fit(X)
+    with pytest.raises(ValueError, match="No row of y is 'water'"):
+        ControlScaler(control="water").fit(X, y)
+    few = np.array(["P4", *batch[1:]], dtype=object)
+    with pytest.raises(ValueError, match="Batch 'P4' has 1 controls"):
+        scaler.fit(X, y, batch=few)
+    with pytest.raises(ValueError, match="No controls of batch P4 in fit"):
+        scaler.fit(X, y, batch=batch).transform(X, batch=few)
