@@ -1,7 +1,10 @@
 """What all tests share."""
 
+import matplotlib as mpl
 import pytest
 import torch
+
+mpl.use("Agg")
 
 # The networks of the tests are tiny: a second thread costs more than it gives, and
 # much more where another process holds the second core.

@@ -11,6 +11,7 @@ MODULES = (
     "gandl.images",
     "gandl.gan",
     "gandl.datasets",
+    "gandl.plotting",
     "gandl.profiles",
     "gandl.scoring",
     "gandl.testing",

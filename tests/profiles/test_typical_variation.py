@@ -214,5 +214,8 @@ def test_a_batch_without_controls_is_named():
 
 
 def test_does_not_import_torch():
-    code = "import gandl.profiles, gandl.scoring, sys; sys.exit('torch' in sys.modules)"
+    code = (
+        "import gandl.plotting, gandl.profiles, gandl.scoring, sys; "
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

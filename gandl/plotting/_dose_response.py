@@ -1,0 +1,211 @@
+"""DoseResponseDisplay: a compound's responses and its curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as t_distribution
+from sklearn.utils.validation import check_is_fitted
+
+from gandl.plotting._style import BLACK, BLUE, GREY, VERMILION, new_axes
+from gandl.scoring import DoseResponseRegressor
+
+
+class DoseResponseDisplay:
+    """Responses of one compound, their means by dose, curve, and EC50.
+
+    Made by `from_estimator`.
+
+    Parameters
+    ----------
+    concentration, response : array-like of shape (n,)
+        What was measured. A concentration of zero is drawn left of all others.
+    grid, curve : array-like of shape (m,)
+        Concentrations above zero, rising, and the fitted curve there.
+    band : array-like of shape (2, m), default=None
+        Lower and upper end of the curve's confidence band.
+    ec50 : tuple of 3 float, default=None
+        Estimate, lower and upper end of its confidence interval; None: the compound
+        is inactive.
+    name : str, default=None
+        The compound, for the title.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes drawn on.
+    figure_ : matplotlib Figure
+        The figure of the axes.
+
+    See Also
+    --------
+    gandl.scoring.DoseResponseRegressor : Fits the curve.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.plotting import DoseResponseDisplay
+    >>> from gandl.scoring import DoseResponseRegressor
+    >>> concentration = np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3], 3)[:, None]  # uM
+    >>> noise = np.random.default_rng(0).normal(scale=0.05, size=18)
+    >>> response = 1 / (1 + concentration[:, 0] / 0.1) + noise
+    >>> fitted = DoseResponseRegressor().fit(concentration, response)
+    >>> display = DoseResponseDisplay.from_estimator(fitted, concentration, response)
+    >>> display.ax_.get_xscale()
+    'log'
+    """
+
+    def __init__(
+        self,
+        *,
+        concentration: Any,
+        response: Any,
+        grid: Any,
+        curve: Any,
+        band: Any = None,
+        ec50: tuple[float, float, float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.concentration = concentration
+        self.response = response
+        self.grid = grid
+        self.curve = curve
+        self.band = band
+        self.ec50 = ec50
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: DoseResponseRegressor,
+        X: Any,
+        y: Any,
+        *,
+        name: str | None = None,
+        unit: str = "µM",
+        ax: Any = None,
+    ) -> DoseResponseDisplay:
+        """Draw responses and the curve that was fitted to them.
+
+        Parameters
+        ----------
+        estimator : DoseResponseRegressor
+            Fitted.
+        X : array-like of shape (n, n_columns)
+            Concentrations, as in its ``fit``.
+        y : array-like of shape (n,)
+            Responses, missing ones NaN.
+        name : str, default=None
+            The compound, for the title.
+        unit : str, default="µM"
+            Of the concentrations.
+        ax : matplotlib Axes, default=None
+            Where to draw; None: a new figure.
+
+        Returns
+        -------
+        DoseResponseDisplay
+            Drawn.
+
+        Raises
+        ------
+        ValueError
+            If no concentration is above zero.
+        """
+        check_is_fitted(estimator)
+        X = np.asarray(X, dtype=np.float64)
+        dose, response = X[:, estimator.column], np.asarray(y, dtype=np.float64)
+        tested = dose[dose > 0]
+        if not len(tested):
+            raise ValueError("No concentration is above zero: there is no curve.")
+        grid = np.geomspace(tested.min() / 1.5, tested.max() * 1.5, 200)
+        rows = np.zeros((len(grid), X.shape[1]))
+        rows[:, estimator.column] = grid
+        curve, band, ec50 = estimator.predict(rows), None, None
+        if not estimator.inactive_:
+            _, error = estimator.predict(rows, return_std=True)
+            degrees = estimator.n_responses_ - 4
+            half = t_distribution.ppf(1 - estimator.alpha / 2, degrees) * error
+            band = np.stack([curve - half, curve + half])
+            ends = (
+                estimator.log_ec50_,
+                *estimator.confidence_intervals_["log_ec50"],
+            )
+            with np.errstate(over="ignore"):
+                ec50 = tuple(np.power(10.0, ends).tolist())
+        display = cls(
+            concentration=dose,
+            response=response,
+            grid=grid,
+            curve=curve,
+            band=band,
+            ec50=ec50,
+            name=name,
+        )
+        return display.plot(unit=unit, ax=ax)
+
+    def plot(self, *, unit: str = "µM", ax: Any = None) -> DoseResponseDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        unit : str, default="µM"
+            Of the concentrations.
+        ax : matplotlib Axes, default=None
+            Where to draw; None: a new figure.
+
+        Returns
+        -------
+        DoseResponseDisplay
+            Itself.
+        """
+        self.figure_, self.ax_ = new_axes(ax, figsize=(4.5, 3.4))
+        dose, response = np.asarray(self.concentration), np.asarray(self.response)
+        known = ~np.isnan(response)
+        dose, response = dose[known], response[known]
+        grid = np.asarray(self.grid)
+        # Zero has no place on a logarithmic axis: half a decade left of the curve.
+        zero = grid[0] / 10**0.5
+        at = np.where(dose > 0, dose, zero)
+        ax = self.ax_
+        ax.set_xscale("log")
+        ax.plot(at, response, "o", color=GREY, ms=4, alpha=0.7, mew=0, label="wells")
+        doses, position = np.unique(at, return_inverse=True)
+        means = np.bincount(position, response) / np.bincount(position)
+        ax.plot(doses, means, "_", color=BLACK, ms=12, mew=1.5, label="mean")
+        if self.band is not None:
+            ax.fill_between(grid, *np.asarray(self.band), color=BLUE, alpha=0.2, lw=0)
+        dashes = "-" if self.ec50 else "--"
+        ax.plot(grid, self.curve, dashes, color=BLUE, label="curve")
+        if self.ec50:
+            self._draw_ec50(unit, grid)
+        if (dose == 0).any():
+            ax.axvspan(zero / 10**0.2, zero * 10**0.2, color="0.93", lw=0, zorder=0)
+            ax.text(zero, 0.02, "0", ha="center", transform=ax.get_xaxis_transform())
+        ax.set(xlabel=f"concentration ({unit})", ylabel="response")
+        ax.set_title(self.name, loc="left")
+        ax.legend(fontsize="small", frameon=False)
+        return self
+
+    def _draw_ec50(self, unit: str, grid: np.ndarray) -> None:
+        assert self.ec50 is not None
+        ax, (middle, low, high) = self.ax_, self.ec50
+        spread = (
+            f" ({low:.2g} to {high:.2g})"
+            if np.isfinite(np.log10([low, high])).all()
+            else " (no interval)"
+        )
+        if grid[0] <= middle <= grid[-1]:
+            ax.axvline(middle, color=VERMILION, lw=1, ls=":")
+        # Above the axes, where it hides no point.
+        ax.text(
+            0.99,
+            1.01,
+            f"EC50 {middle:.2g}{spread} {unit}",
+            color=VERMILION,
+            ha="right",
+            va="bottom",
+            fontsize="small",
+            transform=ax.transAxes,
+        )

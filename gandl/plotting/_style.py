@@ -1,0 +1,37 @@
+"""What all displays share: matplotlib, if it is there, axes and colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Okabe and Ito (2008), "Color universal design": told apart by colour-blind readers.
+# Without their yellow, which is lost on white.
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
+ORANGE, SKY, PURPLE = "#E69F00", "#56B4E9", "#CC79A7"
+BLACK, GREY = "#000000", "#999999"
+CATEGORIES = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, BLACK)
+# One kind of control looks the same in every picture.
+NEGATIVE, POSITIVE = GREEN, VERMILION
+
+
+def pyplot() -> Any:
+    """Import ``matplotlib.pyplot``, or say which extra has it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError('Plots need matplotlib: pip install "gandl[plot]".') from None
+    return plt
+
+
+def new_axes(ax: Any, *, figsize: tuple[float, float] | None = None) -> tuple[Any, Any]:
+    """Figure and axes to draw on; None: new ones."""
+    if ax is not None:
+        return ax.figure, ax
+    return pyplot().subplots(figsize=figsize, layout="constrained")
+
+
+def sorted_categories(values: np.ndarray) -> list[Any]:
+    """The values, each once, missing ones left out, in the order of a legend."""
+    return sorted({v for v in values if v is not None}, key=lambda v: (str(type(v)), v))

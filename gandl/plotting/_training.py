@@ -1,0 +1,113 @@
+"""TrainingDisplay: how a training went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from gandl.plotting._style import BLUE, GREEN, GREY, VERMILION, pyplot
+
+# Losses of one panel, with their colours and line styles; None of them, no panel.
+_PANELS = {
+    "contrastive loss": {"contrast": (GREEN, "-")},
+    "adversarial loss": {"discriminator": (BLUE, "-"), "generator": (VERMILION, "--")},
+    "R1 penalty": {"r1": (GREY, "-")},
+}
+
+
+class TrainingDisplay:
+    """Losses of a training against the images seen.
+
+    Made by `from_estimator`.
+
+    Parameters
+    ----------
+    loss_curve : dict of str to ndarray
+        "n_images", and each loss there, NaN where it was not measured.
+
+    Attributes
+    ----------
+    axes_ : ndarray of matplotlib Axes
+        One a kind of loss.
+    figure_ : matplotlib Figure
+        Their figure.
+
+    See Also
+    --------
+    gandl.GANDLFeaturizer : Has the curve as ``loss_curve_``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gandl.plotting import TrainingDisplay
+    >>> curve = {"n_images": np.arange(1, 4) * 320, "contrast": np.array([3.0, 2, 1])}
+    >>> TrainingDisplay(loss_curve=curve).plot().axes_[0].get_ylabel()
+    'contrastive loss'
+    """
+
+    def __init__(self, *, loss_curve: dict[str, np.ndarray]) -> None:
+        self.loss_curve = loss_curve
+
+    @classmethod
+    def from_estimator(cls, estimator: Any) -> TrainingDisplay:
+        """Draw the training of a featurizer.
+
+        Parameters
+        ----------
+        estimator : GANDLFeaturizer
+            Fitted.
+
+        Returns
+        -------
+        TrainingDisplay
+            Drawn.
+        """
+        check_is_fitted(estimator, "loss_curve_")
+        return cls(loss_curve=estimator.loss_curve_).plot()
+
+    def plot(self) -> TrainingDisplay:
+        """Draw on a new figure.
+
+        Returns
+        -------
+        TrainingDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no loss: the estimator was not trained.
+        """
+        panels = {
+            title: losses
+            for title, losses in _PANELS.items()
+            if losses.keys() & self.loss_curve.keys()
+        }
+        if not panels:
+            raise ValueError("There is no loss to draw: nothing was trained.")
+        self.figure_, axes = pyplot().subplots(
+            len(panels),
+            1,
+            sharex=True,
+            squeeze=False,
+            figsize=(6, 1 + 1.6 * len(panels)),
+            layout="constrained",
+        )
+        self.axes_ = axes[:, 0]
+        n_images = self.loss_curve["n_images"]
+        for ax, (title, losses) in zip(self.axes_, panels.items(), strict=True):
+            for name, (colour, dashes) in losses.items():
+                if name in self.loss_curve:
+                    loss = self.loss_curve[name]
+                    known = ~np.isnan(loss)
+                    ax.plot(
+                        n_images[known], loss[known], dashes, color=colour, label=name
+                    )
+            ax.set_ylabel(title)
+            if len(losses) > 1:
+                ax.legend(fontsize="small", frameon=False)
+        self.axes_[-1].set_xlabel("images seen")
+        self.axes_[-1].xaxis.set_major_formatter("{x:,.0f}")
+        return self

@@ -1,0 +1,115 @@
+"""The curve, its band and EC50 as fitted; every response, wherever it lies."""
+
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from gandl.plotting import DoseResponseDisplay
+from gandl.scoring import DoseResponseRegressor
+
+
+def measured(ec50=0.1, zero=False):
+    doses = [*([0.0] if zero else []), 0.01, 0.03, 0.1, 0.3, 1, 3]
+    dose = np.repeat(doses, 3)
+    noise = np.random.default_rng(0).normal(scale=0.05, size=len(dose))
+    return dose[:, None], 1 / (1 + dose / ec50) + noise
+
+
+def lines(display):
+    return {line.get_label(): line for line in display.ax_.get_lines()}
+
+
+def test_what_is_drawn():
+    X, y = measured()
+    fitted = DoseResponseRegressor().fit(X, y)
+    display = DoseResponseDisplay.from_estimator(fitted, X, y, name="drug", unit="nM")
+    drawn = lines(display)
+    np.testing.assert_allclose(drawn["wells"].get_xydata(), np.c_[X, y])
+    np.testing.assert_allclose(drawn["mean"].get_ydata(), y.reshape(6, 3).mean(axis=1))
+    grid = drawn["curve"].get_xdata()
+    np.testing.assert_allclose(
+        drawn["curve"].get_ydata(), fitted.predict(grid[:, None])
+    )
+    assert grid[0] < 0.01
+    assert grid[-1] > 3
+    assert display.ax_.get_xlabel() == "concentration (nM)"
+    assert display.ax_.get_title(loc="left") == "drug"
+    assert display.figure_ is display.ax_.figure
+
+
+def test_ec50_and_its_interval():
+    X, y = measured()
+    fitted = DoseResponseRegressor().fit(X, y)
+    display = DoseResponseDisplay.from_estimator(fitted, X, y)
+    low, high = 10 ** np.array(fitted.confidence_intervals_["log_ec50"])
+    middle = 10**fitted.log_ec50_
+    text = display.ax_.texts[0].get_text()
+    assert text == f"EC50 {middle:.2g} ({low:.2g} to {high:.2g}) µM"
+    assert any(
+        np.allclose(line.get_xdata(), middle) for line in display.ax_.get_lines()
+    )
+
+
+def test_band_covers_what_it_promises():
+    """Half-width at EC50, by hand: t quantile times the standard error."""
+    X, y = measured()
+    fitted = DoseResponseRegressor(alpha=0.1).fit(X, y)
+    display = DoseResponseDisplay.from_estimator(fitted, X, y)
+    _, error = fitted.predict(display.grid[:, None], return_std=True)
+    half = (display.band[1] - display.band[0]) / 2
+    np.testing.assert_allclose(half, 1.7613101357748564 * error)  # qt(0.95, 14) of R
+
+
+def test_an_inactive_compound_has_no_ec50_and_no_band():
+    X, _ = measured()
+    y = np.random.default_rng(1).normal(size=len(X))
+    fitted = DoseResponseRegressor().fit(X, y)
+    assert fitted.inactive_
+    display = DoseResponseDisplay.from_estimator(fitted, X, y)
+    assert display.band is None
+    assert not display.ax_.texts
+    assert lines(display)["curve"].get_linestyle() == "--"
+
+
+def test_zero_concentration_is_drawn_left_of_all_others():
+    X, y = measured(zero=True)
+    fitted = DoseResponseRegressor().fit(X, y)
+    display = DoseResponseDisplay.from_estimator(fitted, X, y)
+    x = lines(display)["wells"].get_xdata()
+    assert len(x) == len(y)
+    assert (x[:3] > 0).all()
+    assert x[:3].max() < lines(display)["curve"].get_xdata().min()
+    assert "0" in [text.get_text() for text in display.ax_.texts]
+    display.figure_.canvas.draw()
+
+
+def test_missing_responses_are_left_out():
+    X, y = measured()
+    y[4] = np.nan
+    fitted = DoseResponseRegressor().fit(X, y)
+    display = DoseResponseDisplay.from_estimator(fitted, X, y)
+    assert len(lines(display)["wells"].get_xdata()) == len(y) - 1
+    assert np.isfinite(lines(display)["mean"].get_ydata()).all()
+
+
+def test_axes_of_ones_own_and_again():
+    X, y = measured()
+    fitted = DoseResponseRegressor().fit(X, y)
+    figure, ax = plt.subplots()
+    display = DoseResponseDisplay.from_estimator(fitted, X, y, ax=ax)
+    assert display.ax_ is ax
+    assert display.figure_ is figure
+    assert display.plot() is display
+    assert display.ax_ is not ax
+
+
+def test_errors(monkeypatch):
+    X, y = measured()
+    fitted = DoseResponseRegressor().fit(X, y)
+    with pytest.raises(ValueError, match="No concentration is above zero"):
+        DoseResponseDisplay.from_estimator(fitted, 0 * X, y)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"gandl\[plot\]"):
+        DoseResponseDisplay.from_estimator(fitted, X, y)

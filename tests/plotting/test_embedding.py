@@ -1,0 +1,83 @@
+"""Two dimensions of an embedding."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from gandl.plotting import EmbeddingDisplay
+
+
+@pytest.fixture
+def embeddings():
+    return np.random.default_rng(0).normal(size=(30, 6)) * [9, 5, 1, 1, 1, 1]
+
+
+def test_principal_components(embeddings):
+    display = EmbeddingDisplay.from_predictions(embeddings)
+    pca = PCA(2).fit(embeddings)
+    np.testing.assert_allclose(
+        abs(display.ax_.collections[0].get_offsets()),
+        abs(pca.transform(embeddings)),
+        atol=1e-10,
+    )
+    share = pca.explained_variance_ratio_[0]
+    assert display.ax_.get_xlabel() == f"PC 1 ({share:.0%})"
+
+
+def test_from_estimator(embeddings):
+    scaler = StandardScaler().fit(embeddings)
+    display = EmbeddingDisplay.from_estimator(scaler, embeddings)
+    expected = EmbeddingDisplay.from_predictions(scaler.transform(embeddings))
+    np.testing.assert_array_equal(display.points, expected.points)
+
+
+def test_categories_are_told_apart(embeddings):
+    labels = np.array([f"t{k % 10:02}" for k in range(30)], dtype=object)
+    labels[5] = None
+    display = EmbeddingDisplay.from_predictions(embeddings, labels, title="compound")
+    legend = display.ax_.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["none", *(f"t{k:02}" for k in range(10))]
+    assert legend.get_title().get_text() == "compound"
+    looks = {
+        (tuple(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes())
+        for c in display.ax_.collections
+    }
+    assert len(looks) == 11
+    assert sum(len(c.get_offsets()) for c in display.ax_.collections) == 30
+
+
+def test_numbers_have_a_scale(embeddings):
+    display = EmbeddingDisplay.from_predictions(embeddings, np.arange(30), title="dose")
+    assert display.ax_.get_legend() is None
+    assert display.figure_.axes[-1].get_ylabel() == "dose"
+
+
+def test_umap_where_installed(embeddings, monkeypatch):
+    class UMAP:
+        def __init__(self, *, random_state, n_jobs):
+            assert random_state == 0
+
+        def fit_transform(self, X):
+            return X[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
+    display = EmbeddingDisplay.from_predictions(embeddings, method="umap")
+    np.testing.assert_array_equal(display.points, embeddings[:, :2])
+    assert display.ax_.get_ylabel() == "UMAP 2"
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match="pip install umap-learn"):
+        EmbeddingDisplay.from_predictions(embeddings, method="umap")
+
+
+def test_errors(embeddings):
+    with pytest.raises(ValueError, match="got 'tsne'"):
+        EmbeddingDisplay.from_predictions(embeddings, method="tsne")
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        EmbeddingDisplay.from_predictions(embeddings, ["a"])
+    with pytest.raises(ValueError, match="minimum of 3"):
+        EmbeddingDisplay.from_predictions(embeddings[:2])

@@ -1,0 +1,79 @@
+"""Controls as ellipses that hold them, hits by name."""
+
+import numpy as np
+import pytest
+
+from gandl.plotting import PerturbationDisplay
+from gandl.scoring import DoseResponseScorer, PerturbationScorer
+
+
+@pytest.fixture
+def screen():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["infected", "mock"], 40)
+    controls = rng.normal(size=(80, 3))
+    controls[:40, 0] += 10
+    treated = rng.normal(size=(9, 3))
+    treated[3:, 0] += 10
+    treated[6:, 2] += 30
+    names = np.repeat(["rescues", "inert", "kills"], 3)
+    return controls, y, treated, names
+
+
+def ellipses(display):
+    return {patch.get_label().split(",")[0]: patch for patch in display.ax_.patches}
+
+
+def test_hits_are_named_once_and_nothing_else(screen):
+    controls, y, treated, names = screen
+    scorer = DoseResponseScorer(
+        perturbation=PerturbationScorer(negative="mock", positive="infected")
+    ).fit(controls, y)
+    display = PerturbationDisplay.from_estimator(scorer, treated, names)
+    assert [text.get_text() for text in display.ax_.texts] == ["rescues"]
+    named_at = display.ax_.texts[0].xy
+    np.testing.assert_allclose(
+        named_at[0], scorer.perturbation_.transform(treated)[:3, 0].min()
+    )
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert labels[:3] == ["inactive", "toxic", "hit"]
+
+
+def test_ellipses_are_those_of_controls_held_out(screen):
+    controls, y, treated, _ = screen
+    scorer = PerturbationScorer(negative="mock", positive="infected").fit(controls, y)
+    display = PerturbationDisplay.from_estimator(scorer, treated)
+    found = ellipses(display)
+    assert list(found) == ["mock", "infected"]
+    for kind, patch in enumerate(found.values()):
+        scores = scorer.control_scores_[scorer.control_kinds_ == kind]
+        np.testing.assert_allclose(patch.center, scores.mean(axis=0))
+
+
+def test_an_ellipse_holds_95_percent():
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(4000, 2)) @ [[0.3, 0.2], [0.0, 0.1]]
+    controls = {"mock": spread, "infected": spread + 5}
+    display = PerturbationDisplay.from_predictions(np.zeros((0, 2)), controls)
+    for patch, name in zip(display.ax_.patches, controls, strict=True):
+        inside = patch.get_patch_transform().inverted().transform(controls[name])
+        share = (np.hypot(*inside.T) <= 1).mean()
+        assert share == pytest.approx(0.95, abs=0.01)
+
+
+def test_as_many_names_as_asked_for(screen):
+    controls = {"mock": np.zeros((2, 2)), "infected": np.ones((2, 2))}
+    scores = np.c_[np.linspace(0.5, 0.1, 5), np.zeros(5)]
+    display = PerturbationDisplay(
+        scores=scores, controls=controls, names=[*"abcd", None], calls=["hit"] * 5
+    ).plot(n_names=2)
+    assert [text.get_text() for text in display.ax_.texts] == ["d", "c"]
+    assert not display.ax_.patches  # two controls have no ellipse
+
+
+def test_errors():
+    controls = {"mock": np.zeros((2, 2)), "infected": np.ones((2, 2))}
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        PerturbationDisplay.from_predictions([[0, 0]], controls, names=["a", "b"])
+    with pytest.raises(ValueError, match=r"got \['active'\]"):
+        PerturbationDisplay.from_predictions([[0, 0]], controls, calls=["active"])
