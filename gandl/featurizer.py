@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import closing
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -32,6 +34,7 @@ from gandl._progress import (
     training_progress,
     with_callbacks,
 )
+from gandl._storage import read_model, write_model
 from gandl._tensors import activation_dtype, to_arrays, to_tensors
 from gandl.gan import Discriminator, Generator, Trainer
 from gandl.gan._discriminator import embedding_length
@@ -169,7 +172,8 @@ class GANDLFeaturizer(
     Row i of ``transform`` depends on image i alone: the minibatch standard deviation
     of the discriminator is held at its mean over training.
 
-    A pickle is to be loaded only from someone you trust.
+    A pickle is to be loaded only from someone you trust; what `save` writes holds no
+    code.
 
     References
     ----------
@@ -407,6 +411,52 @@ class GANDLFeaturizer(
             return scaled
         low, high = np.moveaxis(self.intensity_range_, -1, 0)[:, :, None, None]
         return (scaled * (high - low) + low).astype(np.float32)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write what was fitted to a file, without any code in it.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, safetensors with JSON in its header; written under another name
+            first, so that it is whole or not there.
+        overwrite : bool, default=False
+            Whether a file that exists may be replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If the file exists.
+        ImportError
+            If safetensors is not installed, the extra "hub".
+        """
+        check_is_fitted(self, "weights_")
+        write_model(self, Path(path), overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GANDLFeaturizer:
+        """Read a file that `save` wrote; from anyone, since it holds no code.
+
+        What ``partial_fit`` would continue from is not in it: optimisers start anew.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+
+        Returns
+        -------
+        GANDLFeaturizer
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If the file is of another kind, or broken.
+        ImportError
+            If safetensors is not installed, the extra "hub".
+        """
+        return read_model(cls, Path(path))
 
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """Rate the training without labels; higher is better.

@@ -197,7 +197,7 @@ class DoseResponseScorer(BaseEstimator):
         position, names = pd.factorize(compound, sort=True)
         rows = [np.flatnonzero(position == k) for k in range(len(names))]
         curves = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)(self.curve, dose[where], scores[where, 0])
+            delayed(fit_curve)(self.curve, dose[where], scores[where, 0])
             for where in rows
         )
         q_values = false_discovery_control([curve.p_value_ for curve in curves])
@@ -260,7 +260,7 @@ class DoseResponseScorer(BaseEstimator):
         return tags
 
 
-def _fitted(
+def fit_curve(
     curve: DoseResponseRegressor | None, dose: np.ndarray, response: np.ndarray
 ) -> DoseResponseRegressor:
     return clone(curve or DoseResponseRegressor()).fit(dose[:, None], response)

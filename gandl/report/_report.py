@@ -1,0 +1,434 @@
+"""The report of a screen: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import check_is_fitted
+
+from gandl._row_labels import labels
+from gandl.images import ImageCollection
+from gandl.plotting import (
+    DoseResponseDisplay,
+    MontageDisplay,
+    PerturbationDisplay,
+    PlateDisplay,
+)
+from gandl.plotting._style import pyplot
+from gandl.scoring import DoseResponseScorer
+from gandl.scoring._dose_response_scorer import fit_curve
+
+_N_RANGE = 32  # control images that set the brightness of all montages
+# Heading, column of the table of compounds, and whether it is a number.
+_COLUMNS = (
+    ("compound", "compound", False),
+    ("call", "call", False),
+    ("EC50", "ec50", True),
+    ("from", "ec50_low", True),
+    ("to", "ec50_high", True),
+    ("q", "q_value", True),
+    ("slope", "slope", True),
+    ("on at EC max", "on_last", True),
+    ("off at EC max", "off_last", True),
+    ("toxic from", "toxic_from", True),
+    ("wells", "n_rows", True),
+)
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    scorer: DoseResponseScorer,
+    X: Any,
+    wells: pd.DataFrame,
+    *,
+    images: ImageCollection | None = None,
+    title: str = "Screen",
+    unit: str = "µM",
+    pixel_size: float | None = None,
+    run: Mapping[str, Any] | None = None,
+    n_hits: int = 50,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Score a screen and write a page that a biologist reads without us.
+
+    Quality of the controls of each plate; a table of compounds that sorts and filters;
+    on- against off-perturbation; plates as heat maps; for each hit its curve and
+    images from the negative control over the doses to the positive one; what was run.
+
+    Parameters
+    ----------
+    path : str or path
+        The HTML file. It opens without a network.
+    scorer : DoseResponseScorer
+        Fitted on the controls.
+    X : array-like of shape (n, n_features)
+        Profiles of treated wells and controls, as in its ``fit``.
+    wells : DataFrame of n rows
+        What is known of each row: "kind" (as ``y`` in its ``fit``; treated wells
+        anything else), "compound" and "concentration" (of treated wells), "batch" (as
+        in its ``fit``; None there: leave it out), and, for heat maps, "plate" and
+        "well".
+    images : ImageCollection, default=None
+        One image a row of X, to be shown. None: no montages.
+    title : str, default="Screen"
+        What the page is called.
+    unit : str, default="µM"
+        Of the concentrations.
+    pixel_size : float, default=None
+        Micrometres a pixel, for scale bars.
+    run : mapping, default=None
+        What was run: versions, parameters, seed. Written as JSON.
+    n_hits : int, default=50
+        How many hits get a curve and images, those of the lowest q-value first.
+    overwrite : bool, default=False
+        Whether a file that exists may be replaced.
+
+    Returns
+    -------
+    DataFrame
+        The table of compounds, of `DoseResponseScorer.dose_response`.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, a column is missing, or no well is treated.
+    FileExistsError
+        If the file exists.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from gandl.report import write_report
+    >>> from gandl.scoring import DoseResponseScorer, PerturbationScorer
+    >>> rng = np.random.default_rng(0)
+    >>> kind = np.repeat(["infected", "mock", "treated"], [20, 20, 18])
+    >>> wells = pd.DataFrame({"kind": kind, "compound": "remdesivir"})
+    >>> wells["concentration"] = np.r_[np.zeros(40), np.repeat([0.1, 1, 10], 6)]
+    >>> X = rng.normal(size=(58, 4))
+    >>> X[:20, 0] += 10
+    >>> scorer = DoseResponseScorer(
+    ...     perturbation=PerturbationScorer(negative="mock", positive="infected")
+    ... ).fit(X, wells["kind"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = write_report(f"{folder}/report.html", scorer, X, wells)
+    >>> table["call"].tolist()
+    ['inactive']
+    """
+    final = Path(path)
+    if final.exists() and not overwrite:
+        raise FileExistsError(
+            f"{str(final)!r} exists: name another file, or pass overwrite=True."
+        )
+    check_is_fitted(scorer)
+    X = np.asarray(X, dtype=np.float64)
+    check_consistent_length(X, wells, images)
+    missing = {"kind", "compound", "concentration"} - set(wells)
+    if missing:
+        raise ValueError(f"wells lacks {sorted(missing)}; it has {list(wells)}.")
+    page = _Page(scorer, X, wells.reset_index(drop=True), images, unit, pixel_size)
+    template = Template(
+        (files("gandl.report") / "template.html").read_text(encoding="utf-8")
+    )
+    text = template.substitute(
+        title=escape(title),
+        summary=escape(page.summary()),
+        negative=escape(str(scorer.perturbation_.negative_)),
+        positive=escape(str(scorer.perturbation_.positive_)),
+        unit=escape(unit),
+        level=f"{100 * (1 - page.alpha):g} %",
+        quality=page.quality(),
+        compounds=page.compounds(n_hits),
+        scatter=page.scatter(),
+        plates=page.plates(),
+        hits=page.hits(n_hits),
+        run=escape(json.dumps(run or {}, indent=2, ensure_ascii=False, default=str)),
+    )
+    part = final.with_name(f".{uuid.uuid4().hex}.html")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, final)
+    finally:
+        part.unlink(missing_ok=True)
+    return page.table
+
+
+class _Page:
+    """What the parts of the page are made of."""
+
+    def __init__(
+        self,
+        scorer: DoseResponseScorer,
+        X: np.ndarray,
+        wells: pd.DataFrame,
+        images: ImageCollection | None,
+        unit: str,
+        pixel_size: float | None,
+    ) -> None:
+        self.scorer, self.wells, self.images = scorer, wells, images
+        self.unit, self.pixel_size = unit, pixel_size
+        self.alpha = fit_curve(scorer.curve, np.zeros(1), np.zeros(1)).alpha
+        axis = scorer.perturbation_
+        batch = wells.get("batch")
+        kind = labels(wells["kind"])
+        self.of_control = {
+            str(name): np.flatnonzero(kind == name)
+            for name in (axis.negative_, axis.positive_)
+        }
+        is_control = np.isin(kind, [axis.negative_, axis.positive_])
+        treated = ~is_control & wells["compound"].notna().to_numpy()
+        if not treated.any():
+            raise ValueError(
+                "No well is treated: each is a control or has no compound."
+            )
+        self.treated = np.flatnonzero(treated)
+        self.scores = axis.transform(X, batch=batch)
+        self.compound = labels(wells["compound"])
+        self.dose = pd.to_numeric(wells["concentration"]).to_numpy(dtype=np.float64)
+        self.table = scorer.dose_response(
+            X[treated],
+            self.compound[treated],
+            self.dose[treated],
+            batch=None if batch is None else batch[treated],
+        )
+        self._ranges: np.ndarray | None = None
+
+    def summary(self) -> str:
+        calls = self.table["call"].value_counts()
+        parts = [
+            f"{calls.get(call, 0)} {call}" for call in ("hit", "toxic", "inactive")
+        ]
+        poor = ~(self.scorer.perturbation_.separation_["cohens_d"] >= 0.5)
+        words = [
+            f"{len(self.table)} compounds in {len(self.treated)} wells: "
+            + ", ".join(parts)
+            + "."
+        ]
+        if poor.any():
+            words.append(f"Controls do not separate in {poor.sum()} of {len(poor)}.")
+        return " ".join(words)
+
+    def quality(self) -> str:
+        found = self.scorer.perturbation_.separation_
+        names = {
+            "n_negative": "negative controls",
+            "n_positive": "positive controls",
+            "z_prime": "Z'",
+            "ssmd": "SSMD",
+            "auc": "AUC",
+            "cohens_d": "Cohen's d",
+        }
+        head = "".join(f"<th>{escape(name)}</th>" for name in names.values())
+        rows = []
+        for batch, row in found.iterrows():
+            good = row["cohens_d"] >= 0.5
+            word = "yes" if good else '<span class="poor">do not trust</span>'
+            cells = "".join(
+                f'<td class="number">{_number(row[name])}</td>' for name in names
+            )
+            rows.append(f"<tr><td>{escape(str(batch))}</td>{cells}<td>{word}</td></tr>")
+        return (
+            f'<table id="controls"><thead><tr><th>plate</th>{head}<th>separate</th>'
+            f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        )
+
+    def compounds(self, n_hits: int) -> str:
+        table = self.table.assign(
+            on_last=[on[-1] for on in self.table["on"]],
+            off_last=[off[-1] for off in self.table["off"]],
+        )
+        shown = set(self._hits(n_hits))
+        head = "".join(
+            f'<th data-type="{"number" if numeric else "text"}">'
+            f'<button type="button">{escape(name)}</button></th>'
+            for name, _, numeric in _COLUMNS
+        )
+        rows = []
+        for k, row in table.iterrows():
+            cells = []
+            for _, column, numeric in _COLUMNS:
+                value = row[column]
+                if numeric:
+                    known = "" if math.isnan(value) else repr(float(value))
+                    known = known.replace("inf", "Infinity")
+                    cells.append(
+                        f'<td class="number" data-value="{known}">{_number(value)}</td>'
+                    )
+                elif column == "call":
+                    cells.append(f'<td class="call {value}">{value}</td>')
+                else:
+                    name = escape(str(value))
+                    link = f'<a href="#compound-{k}">{name}</a>' if k in shown else name
+                    cells.append(f"<td>{link}</td>")
+            rows.append(f'<tr data-call="{row["call"]}">{"".join(cells)}</tr>')
+        return (
+            f'<table id="compounds"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table>"
+        )
+
+    def scatter(self) -> str:
+        axis = self.scorer.perturbation_
+        judged = ~np.isnan(axis.control_scores_[:, 0])
+        controls = {
+            name: axis.control_scores_[judged & (axis.control_kinds_ == kind)]
+            for kind, name in enumerate(self.of_control)
+        }
+        # A well is drawn as its compound is called at its concentration; what looks
+        # like a hit at one dose of a compound that is none, as inactive.
+        called = {
+            (row["compound"], dose): call
+            for _, row in self.table.iterrows()
+            for dose, call in zip(row["concentrations"], row["calls"], strict=True)
+            if row["call"] == "hit" or call != "hit"
+        }
+        calls = [
+            called.get((self.compound[row], self.dose[row]), "inactive")
+            for row in self.treated
+        ]
+        display = PerturbationDisplay.from_predictions(
+            self.scores[self.treated],
+            controls,
+            names=self.compound[self.treated],
+            calls=calls,
+        )
+        return _picture(display.figure_, "on- against off-perturbation of all wells")
+
+    def plates(self) -> str:
+        if not {"plate", "well"} <= set(self.wells):
+            return ""
+        display = PlateDisplay.from_predictions(
+            self.scores[:, 0],
+            self.wells["well"],
+            plate=self.wells["plate"],
+            label="on-perturbation",
+            cmap="cividis",
+        )
+        return _picture(display.figure_, "on-perturbation of each well, by plate")
+
+    def hits(self, n_hits: int) -> str:
+        found = self._hits(n_hits)
+        if not found:
+            return "<p>None.</p>"
+        n = int((self.table["call"] == "hit").sum())
+        cut = f"<p>The first {len(found)} of {n}.</p>" if len(found) < n else ""
+        return cut + "".join(self._hit(k) for k in found)
+
+    def _hits(self, n_hits: int) -> list[int]:
+        return self.table.index[self.table["call"] == "hit"].tolist()[:n_hits]
+
+    def _hit(self, k: int) -> str:
+        row = self.table.iloc[k].to_dict()
+        name = str(row["compound"])
+        rows = self.treated[self.compound[self.treated] == row["compound"]]
+        dose, response = self.dose[rows], self.scores[rows, 0]
+        curve = fit_curve(self.scorer.curve, dose, response)
+        display = DoseResponseDisplay.from_estimator(
+            curve, dose[:, None], response, unit=self.unit
+        )
+        display.ax_.set_ylabel("on-perturbation")
+        notes = [f"q {_number(row['q_value'])}"]
+        if row["extrapolated"]:
+            notes.append("EC50 lies outside the doses tested")
+        if row["non_monotonic"]:
+            notes.append("turns back at high doses")
+        if not math.isnan(row["toxic_from"]):
+            notes.append(f"toxic from {_number(row['toxic_from'])} {self.unit}")
+        return (
+            f'<article id="compound-{k}"><h3>{escape(name)}</h3>'
+            f"<p>{escape('; '.join(notes))}.</p>"
+            f"{_picture(display.figure_, f'dose response of {name}')}"
+            f"{self._montage(name, rows)}</article>"
+        )
+
+    def _montage(self, name: Any, rows: np.ndarray) -> str:
+        """The negative control, the doses from the highest, the positive control."""
+        if self.images is None:
+            return ""
+        chosen, titles = [], []
+        negative, positive = self.of_control
+        batches = self.wells.get("batch")
+        for title, candidates in (
+            (negative, self.of_control[negative]),
+            *(
+                (f"{dose:g} {self.unit}", rows[self.dose[rows] == dose])
+                for dose in np.unique(self.dose[rows])[::-1]
+            ),
+            (positive, self.of_control[positive]),
+        ):
+            # Of the compound's own plate, where there is one: plates differ.
+            if batches is not None:
+                near = candidates[(batches[candidates] == batches[rows[0]]).to_numpy()]
+                candidates = near if len(near) else candidates
+            chosen.append(_most_typical(candidates, self.scores))
+            titles.append(title)
+        display = MontageDisplay.from_images(
+            np.stack([self.images[int(row)] for row in chosen]),
+            channels=self.images.channels,
+            titles=titles,
+            ranges=self._brightness(),
+            pixel_size=self.pixel_size,
+            n_columns=len(chosen),
+        )
+        return (
+            '<div class="wide">'
+            + _picture(
+                display.figure_,
+                f"{name}: images from {negative} over falling doses to {positive}",
+            )
+            + "</div>"
+        )
+
+    def _brightness(self) -> np.ndarray:
+        """One range a stain for all montages, from controls of both kinds."""
+        if self._ranges is None:
+            assert self.images is not None
+            both = np.concatenate(
+                [
+                    rows[:: max(1, 2 * len(rows) // _N_RANGE)]
+                    for rows in self.of_control.values()
+                ]
+            )
+            pixels = np.stack([self.images[int(row)] for row in both])
+            self._ranges = np.percentile(pixels, [0.5, 99.8], axis=(0, 2, 3)).T
+        return self._ranges
+
+
+def _most_typical(rows: np.ndarray, scores: np.ndarray) -> int:
+    """The row whose on-perturbation is the median: the lower of the two."""
+    order = np.argsort(scores[rows, 0], kind="stable")
+    return int(rows[order[(len(rows) - 1) // 2]])
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return (
+        f"{value:.3g}" if value != int(value) or abs(value) >= 1e6 else f"{value:.0f}"
+    )
+
+
+def _picture(figure: Any, alternative: str) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    pyplot().close(figure)
+    data = base64.b64encode(stream.getvalue()).decode()
+    return (
+        f'<p><img src="data:image/png;base64,{data}" alt="{escape(alternative)}"></p>'
+    )

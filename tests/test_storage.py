@@ -1,0 +1,114 @@
+"""What was saved is what was fitted; what is no model is refused by name."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load, save
+from sklearn.exceptions import NotFittedError
+
+from gandl import GANDLFeaturizer, ImageCollection
+
+
+@pytest.fixture(scope="module")
+def images():
+    pixels = np.random.default_rng(0).integers(0, 4096, size=(8, 2, 32, 40))
+    return ImageCollection.from_array(
+        pixels.astype(np.uint16), channels=["dna", "actin"]
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(images):
+    return GANDLFeaturizer(
+        max_kimg=0.016, batch_size=8, channel_max=8, latent_dim=8, random_state=0
+    ).fit(images)
+
+
+@pytest.fixture
+def path(fitted, tmp_path):
+    fitted.save(tmp_path / "modèle.safetensors")
+    return tmp_path / "modèle.safetensors"
+
+
+def test_everything_that_was_fitted_comes_back(fitted, images, path):
+    again = GANDLFeaturizer.load(path)
+    assert again.get_params() == fitted.get_params()
+    ours, theirs = vars(fitted), vars(again)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_equal(theirs[name], ours[name])
+    np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
+    np.testing.assert_array_equal(
+        again.generate(3, random_state=0), fitted.generate(3, random_state=0)
+    )
+    again.partial_fit(images)
+
+
+def test_in_a_new_process(fitted, images, path, tmp_path):
+    np.save(tmp_path / "images.npy", np.asarray(images))
+    code = (
+        "import sys, numpy as np, torch; torch.set_num_threads(1)\n"
+        "from gandl import GANDLFeaturizer\n"
+        "model = GANDLFeaturizer.load(sys.argv[1])\n"
+        "np.save(sys.argv[3], model.transform(np.load(sys.argv[2])))"
+    )
+    out = tmp_path / "out.npy"
+    arguments = [path, tmp_path / "images.npy", out]
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True)
+    np.testing.assert_array_equal(np.load(out), fitted.transform(images))
+
+
+def test_flat_rows_of_a_table_and_a_random_state_that_is_no_number(tmp_path):
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(8, 2 * 32 * 32)))
+    rows.columns = [f"p{k}" for k in rows]
+    model = GANDLFeaturizer(
+        max_kimg=0,
+        intensity="image",
+        image_shape=(2, 32, 32),
+        channel_max=8,
+        latent_dim=8,
+        random_state=np.random.RandomState(0),
+    ).fit(rows)
+    model.save(tmp_path / "model")
+    again = GANDLFeaturizer.load(tmp_path / "model")
+    assert again.random_state is None
+    assert again.image_shape == (2, 32, 32)
+    assert again.intensity_range_ is None
+    np.testing.assert_array_equal(again.transform(rows), model.transform(rows))
+
+
+def test_nothing_is_overwritten_unless_told(fitted, path):
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="pass overwrite=True"):
+        fitted.save(path)
+    assert path.read_bytes() == before
+    fitted.save(path, overwrite=True)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_what_is_no_model(fitted, path, tmp_path, monkeypatch):
+    with pytest.raises(NotFittedError):
+        GANDLFeaturizer().save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(FileNotFoundError):
+        GANDLFeaturizer.load(tmp_path / "new")
+    other = tmp_path / "other"
+    data = path.read_bytes()
+    for broken in (b"", b"well,compound\nA01,DMSO\n", data[: len(data) // 2]):
+        other.write_bytes(broken)
+        with pytest.raises(ValueError, match="other' is no safetensors file"):
+            GANDLFeaturizer.load(other)
+    other.write_bytes(save({"x": np.zeros(2)}))
+    with pytest.raises(ValueError, match="not written by GANDLFeaturizer"):
+        GANDLFeaturizer.load(other)
+    header = json.dumps({"format": 99, "version": "9.0"})
+    other.write_bytes(save(load(data), metadata={"gandl": header}))
+    with pytest.raises(ValueError, match=r"format 99, of gandl 9\.0; gandl .* reads 1"):
+        GANDLFeaturizer.load(other)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ImportError, match=r"gandl\[hub\]"):
+        GANDLFeaturizer.load(path)
