@@ -1,0 +1,131 @@
+"""Plate maps: what is in each well, joined to its images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gandl._wells import row_letters, well_position
+
+_USUAL = ("plate", "well", "site")
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a csv or tsv file, all columns as text; only an empty field is missing."""
+    name = os.fspath(path).lower().removesuffix(".gz")
+    separator = "\t" if name.endswith((".tsv", ".txt")) else ","
+    try:
+        table = pd.read_csv(
+            path,
+            sep=separator,
+            dtype=str,
+            encoding="utf-8-sig",
+            keep_default_na=False,
+            na_values=[""],
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
+    return with_usual_names(table)
+
+
+def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Rename "Metadata_Plate" and "Plate" to "plate", well and site alike."""
+
+    def usual(name: str) -> str:
+        bare = str(name).strip().removeprefix("Metadata_")
+        return bare.lower() if bare.lower() in _USUAL else bare
+
+    renamed = table.rename(columns=usual)
+    twice = renamed.columns[renamed.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"There are several columns {twice[0]!r}.")
+    return renamed
+
+
+def join_plate_map(known: pd.DataFrame, plate_map: pd.DataFrame) -> pd.DataFrame:
+    """Add to each row of ``known`` what the plate map says of its well.
+
+    Rows go together by all columns that both have; wells "A1" and "A01" are one.
+    """
+    if "well" not in plate_map:
+        raise ValueError(
+            f'The plate map has no column "well"; it has {list(plate_map)}.'
+        )
+    keys = [name for name in map(str, plate_map) if name in known]
+    if "well" not in keys:
+        raise ValueError(
+            f'The images have no "well" to look up; what is known is {list(known)}.'
+        )
+    left, right = (
+        table.assign(well=[_well(name) for name in table["well"]])
+        for table in (known, plate_map)
+    )
+    twice = np.flatnonzero(right.duplicated(keys))
+    if len(twice):
+        raise ValueError(f"The plate map has {_named(right, keys, twice)} twice.")
+    joined = left.merge(right, on=keys, how="left", indicator="_found")
+    lost = np.flatnonzero(joined["_found"] == "left_only")
+    if len(lost):
+        raise ValueError(
+            f"The plate map lacks {_named(left, keys, lost)}, which has images."
+        )
+    return joined.drop(columns="_found")
+
+
+def well_kinds(
+    wells: pd.DataFrame,
+    *,
+    control: str,
+    negative: str,
+    positive: str,
+    compound: str,
+    concentration: str,
+    vehicle: Sequence[str],
+) -> pd.DataFrame:
+    """Tell controls from treated wells: columns kind, compound and concentration.
+
+    A well is a control if its ``control`` column says so and nothing but a vehicle was
+    given to it; where both are one column, if it says so.
+    """
+    for name in (control, compound, concentration):
+        if name not in wells:
+            raise ValueError(f"There is no column {name!r}, but {list(wells)}.")
+    given = wells[compound]
+    kind = wells[control].where(wells[control].isin([negative, positive]))
+    if control != compound:
+        kind = kind.where(given.isna() | given.isin(vehicle))
+    for value in (negative, positive):
+        if not (kind == value).any():
+            found = sorted(set(wells[control].dropna()))[:8]
+            raise ValueError(
+                f"No well is a control {value!r} by the column {control!r}, which has "
+                f"{found}; controls were given nothing, or one of {list(vehicle)}."
+            )
+    treated = kind.isna() & given.notna() & ~given.isin(vehicle)
+    if not treated.any():
+        raise ValueError(f"No well is treated by the column {compound!r}.")
+    dose = pd.to_numeric(wells[concentration].where(treated), errors="coerce")
+    odd = np.flatnonzero(treated & dose.isna())
+    if len(odd):
+        raise ValueError(
+            f"{_named(wells, ['plate', 'well'], odd)}, treated with "
+            f"{given.iloc[odd[0]]!r}, has the concentration "
+            f"{wells[concentration].iloc[odd[0]]!r}: a number is needed."
+        )
+    return pd.DataFrame(
+        {"kind": kind, "compound": given.where(treated), "concentration": dose}
+    )
+
+
+def _well(name: Any) -> str:
+    row, column = well_position(name)
+    return f"{row_letters(row)}{column + 1:02}"
+
+
+def _named(table: pd.DataFrame, keys: list[str], rows: np.ndarray) -> str:
+    values = ", ".join(f"{key} {table[key].iloc[rows[0]]}" for key in keys)
+    return values + (f" (and {len(rows) - 1} more)" if len(rows) > 1 else "")
