@@ -208,15 +208,22 @@ def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
         raise FileNotFoundError(f"There is no {str(source)!r}.")
     if not source.is_dir():
         images = _from_table(source, options)
+        if isinstance(_channel_names(options), dict):
+            raise ValueError("--channels renames those of a folder only.")
     elif options.pattern:
-        images = ImageCollection.from_folder(source, options.pattern)
+        images = ImageCollection.from_folder(
+            source, options.pattern, channels=_channel_names(options)
+        )
     else:
         raise ValueError(
             f"{str(source)!r} is a folder: say how its files are named, as in "
             '--pattern "{plate}/{well}_s{site}_w{channel}.tif".'
         )
     if options.channels:
-        images = images.with_channels(options.channels)
+        names = _channel_names(options)
+        images = images.with_channels(
+            list(names.values() if isinstance(names, dict) else names or ())
+        )
     if getattr(options, "intensity", None) == "plate":
         images = images.with_intensity_range(by="plate")
     known = _with_plate_map(with_usual_names(images.metadata), options)
@@ -236,6 +243,17 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
         if folder in table:
             table[name] = table.pop(folder) + "/" + table[name]
     return ImageCollection.from_table(table, path=channels, root=root)
+
+
+def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | None:
+    """The channels to use: as they are, or renamed by "1=DNA 2=actin"."""
+    given: list[str] | None = options.channels
+    if not given or not any("=" in name for name in given):
+        return given
+    pairs = [name.partition("=") for name in given]
+    if not all(new for _, _, new in pairs):
+        raise ValueError(f"--channels {' '.join(given)}: rename all or none, as 1=DNA.")
+    return {old: new for old, _, new in pairs}
 
 
 def _with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
@@ -448,7 +466,11 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--root", type=Path, help="where paths start (the folder of the table)"
     )
-    group.add_argument("--channels", nargs="+", help="channels to use, in order (all)")
+    group.add_argument(
+        "--channels",
+        nargs="+",
+        help="channels to use, in order (all); of a folder also renamed: 1=DNA 2=actin",
+    )
 
 
 def _add_plate_map(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,226 @@
+"""Each command does what the estimators do, and loses nothing."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+import gandl._presets
+from gandl import GANDLFeaturizer, ImageCollection
+from gandl.cli import main
+from gandl.datasets import make_screen
+from gandl.profiles import read_profiles
+
+PATTERN = "images/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
+CONTROLS = [
+    *("--control", "disease_condition"),
+    *("--negative", "healthy", "--positive", "infected"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("screen") / "plates"
+    make_screen(
+        n_compounds={"rescue": 1, "inert": 1},
+        n_controls=6,
+        n_sites=2,
+        image_size=64,
+        folder=folder,
+        random_state=0,
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8}
+    default = gandl._presets.PRESETS["default"] | tiny
+    monkeypatch.setitem(gandl._presets.PRESETS, "default", default)
+
+
+def images_of(folder):
+    return [str(folder), "--pattern", PATTERN, "--channels", "1=DNA", "3=actin"]
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def model(folder, tmp_path):
+    out = tmp_path / "model.safetensors"
+    assert run("fit", *images_of(folder), "--minutes", 0.005, "--out", out) == 0
+    return out
+
+
+def test_fit_embed_generate(folder, model, tmp_path, capsys):
+    table = tmp_path / "images.csv"
+    assert run("embed", model, *images_of(folder), "--out", table) == 0
+    images = ImageCollection.from_folder(
+        folder, PATTERN, channels={"1": "DNA", "3": "actin"}
+    )
+    featurizer = GANDLFeaturizer.load(model)
+    embeddings = featurizer.transform(images)
+    profiles = read_profiles(table)
+    names = list(featurizer.get_feature_names_out())
+    np.testing.assert_allclose(profiles[names], embeddings, rtol=1e-6)
+    assert profiles["Metadata_Well"].tolist() == images.metadata["well"].tolist()
+    made = tmp_path / "made.tif"
+    assert run("generate", model, "-n", 3, "--seed", 5, "--out", made) == 0
+    np.testing.assert_allclose(
+        tifffile.imread(made), featurizer.generate(3, random_state=5)
+    )
+    assert "3 images, 2 channels of 64 x 64" in capsys.readouterr().out
+    record = json.loads((tmp_path / "images.csv.run.json").read_text())
+    assert record["options"]["model"] == str(model)
+    assert record["versions"]["gandl"]
+    assert record["data"]["images"] == len(images)
+    assert record["model"]["channels"] == ["DNA", "actin"]
+
+
+def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys):
+    out = tmp_path / "results"
+    given = ["--plate-map", folder / "metadata.csv", *CONTROLS, "--components", 4]
+    # The map has a row a site here, and the images are looked up by site too.
+    arguments = [*images_of(folder), *given, "--model", model, "--pixel-size", 0.65]
+    assert run("screen", *arguments, "--out", out) == 0
+    assert {entry.name for entry in out.iterdir()} == {
+        "compounds.csv",
+        "controls.csv",
+        "images.parquet",
+        "model.safetensors",
+        "report.html",
+        "run.json",
+        "wells.parquet",
+    }
+    printed = capsys.readouterr().out
+    assert str(out / "report.html") in printed
+    compounds = pd.read_csv(out / "compounds.csv")
+    assert sorted(compounds["compound"]) == ["compound-1", "compound-2"]
+    assert len(pd.read_csv(out / "controls.csv")) == 2
+    again = tmp_path / "scores"
+    given = [*CONTROLS, "--components", 4]
+    assert run("score", out / "images.parquet", *given, "--out", again) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(again / "compounds.csv"), compounds)
+    wells = read_profiles(out / "wells.parquet")
+    assert len(wells) == 2 * 12 + 2 * 6 * 2
+    assert (wells["Metadata_n_rows"] == 2).all()
+    assert not list(tmp_path.glob("*incomplete*"))
+
+
+def test_load_data(folder, model, tmp_path):
+    """CellProfiler's load_data.csv, of the same files."""
+    images = ImageCollection.from_folder(
+        folder, PATTERN, channels={"1": "DNA", "3": "actin"}
+    )
+    known = images.metadata
+    table = pd.DataFrame({"Metadata_Plate": known["plate"]})
+    table["Metadata_Well"] = known["well"]
+    for channel, name in (("1", "DNA"), ("3", "actin")):
+        table[f"PathName_{name}"] = (
+            "images/" + known["experiment"] + "/Plate" + known["plate"]
+        )
+        table[f"FileName_{name}"] = [
+            f"{row.well}_s{row.site}_w{channel}.tif" for row in known.itertuples()
+        ]
+    table.to_csv(folder.parent / "load_data.csv", index=False)
+    outs = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    assert run("embed", model, *images_of(folder), "--out", outs[0]) == 0
+    source = [folder.parent / "load_data.csv", "--root", folder]
+    assert run("embed", model, *source, "--out", outs[1]) == 0
+    a, b = (read_profiles(out).filter(like="gandl") for out in outs)
+    assert a.shape[1] > 0
+    pd.testing.assert_frame_equal(a, b)
+
+
+def test_nothing_is_overwritten_unless_told(folder, model, tmp_path, capsys):
+    before = model.read_bytes()
+    fit = ["fit", *images_of(folder), "--minutes", 0.005, "--seed", 1, "--out", model]
+    assert run(*fit) == 1
+    assert "exists: name another, or --overwrite" in capsys.readouterr().err
+    assert model.read_bytes() == before
+    assert run(*fit, "--overwrite") == 0
+    assert model.read_bytes() != before
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("all of it")
+    given = [*images_of(folder), "--plate-map", folder / "metadata.csv", *CONTROLS]
+    screen = ["screen", *given, "--model", model, "--out", mine, "--overwrite"]
+    assert run(*screen) == 1
+    assert "was not written by gandl" in capsys.readouterr().err
+    assert (mine / "thesis.txt").exists()
+
+
+def test_what_was_trained_is_kept_when_scoring_fails(folder, tmp_path, capsys):
+    few = pd.read_csv(folder / "metadata.csv", dtype=str)
+    healthy = few["disease_condition"] == "healthy"
+    few.loc[(few["plate"] == "2") & healthy, "disease_condition"] = "other"
+    few.to_csv(tmp_path / "map.csv", index=False)
+    given = [*images_of(folder), "--plate-map", tmp_path / "map.csv", *CONTROLS]
+    out = tmp_path / "results"
+    assert run("screen", *given, "--minutes", 0.005, "--out", out) == 1
+    error = capsys.readouterr().err
+    assert "has 0 controls" in error
+    assert not out.exists()
+    (kept,) = tmp_path.glob("results.incomplete.*")
+    assert str(kept) in error
+    assert (kept / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nowhere"], "There is no 'nowhere'"),
+        (["fit", "."], "say how its files are named"),
+        (["embed", "none.safetensors", "."], "none.safetensors"),
+        (["generate", "none.safetensors"], "none.safetensors"),
+        (["score", "none.parquet", *CONTROLS], "none.parquet"),
+        (["score", "none.xlsx", *CONTROLS], "does not end in"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments, "--out", tmp_path / "out" / "x.csv") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "x.csv").exists()
+
+
+def test_wrong_names_are_told_before_training(folder, tmp_path, capsys):
+    given = [*images_of(folder), "--plate-map", folder / "metadata.csv"]
+    wrong = ["--control", "disease", "--negative", "healthy", "--positive", "infected"]
+    out = tmp_path / "out"
+    assert run("screen", *given, *wrong, "--minutes", 60, "--out", out) == 1
+    assert "no column 'disease', but" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["fit", "embed", "score", "screen", "generate"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(command, "--help")
+    assert ended.value.code == 0
+    assert f"example:\n  gandl {command} " in capsys.readouterr().out
+
+
+def test_as_a_module_and_without_torch():
+    code = "import gandl.cli, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "gandl", "--version"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.strip() == gandl.__version__
+    with pytest.raises(subprocess.CalledProcessError) as wrong:
+        subprocess.run(
+            [sys.executable, "-m", "gandl", "sing"], check=True, capture_output=True
+        )
+    assert wrong.value.returncode == 2

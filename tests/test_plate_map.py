@@ -1,0 +1,121 @@
+"""Plate maps are joined by well, and every way to be wrong is named."""
+
+import pandas as pd
+import pytest
+
+from gandl._plate_map import join_plate_map, read_table, well_kinds, with_usual_names
+
+KNOWN = pd.DataFrame({"plate": ["1", "1", "2"], "well": ["A1", "B01", "A01"]})
+COLUMNS = {
+    "control": "state",
+    "negative": "mock",
+    "positive": "infected",
+    "compound": "compound",
+    "concentration": "dose",
+    "vehicle": ["DMSO"],
+}
+
+
+def plate_map():
+    return pd.DataFrame(
+        {
+            "plate": ["2", "1", "1"],
+            "well": ["a01", "B1", "A01"],
+            "compound": ["x", "y", "z"],
+        }
+    )
+
+
+def test_wells_go_together_by_any_spelling():
+    joined = join_plate_map(KNOWN, plate_map())
+    assert joined["compound"].tolist() == ["z", "y", "x"]
+    assert joined["well"].tolist() == ["A01", "B01", "A01"]
+
+
+def test_one_map_for_all_plates():
+    joined = join_plate_map(KNOWN, plate_map().iloc[:2].drop(columns="plate"))
+    assert joined["compound"].tolist() == ["x", "y", "x"]
+
+
+def test_map_errors():
+    with pytest.raises(ValueError, match='no column "well"; it has'):
+        join_plate_map(KNOWN, pd.DataFrame({"Position": ["A1"]}))
+    with pytest.raises(ValueError, match='The images have no "well"'):
+        join_plate_map(KNOWN[["plate"]], plate_map())
+    with pytest.raises(ValueError, match="has plate 2, well A01 twice"):
+        join_plate_map(KNOWN, pd.concat([plate_map(), plate_map().iloc[:1]]))
+    with pytest.raises(ValueError, match="lacks plate 1, well A01, which has images"):
+        join_plate_map(KNOWN, plate_map().iloc[:2])
+    with pytest.raises(ValueError, match="'Z99' is no well"):
+        join_plate_map(KNOWN, plate_map().assign(well="Z99"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("map.csv", "Plate,Well,compound\n007,A1,NA\n"),
+        ("map.csv", "\ufeffPlate,Well,compound\r\n007,A1,NA\r\n"),
+        ("map.tsv", "Metadata_Plate\tMetadata_Well\tcompound\n007\tA1\tNA\n"),
+        ("ä map.txt", "plate\twell\tcompound\n007\tA1\tNA\n"),
+    ],
+)
+def test_tables_are_text(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    table = read_table(tmp_path / name)
+    assert table.to_dict("records") == [
+        {"plate": "007", "well": "A1", "compound": "NA"}
+    ]
+
+
+def test_what_is_no_table(tmp_path):
+    path = tmp_path / "map.csv"
+    for content in (b"", b"\xff\xfe\x00\x01", b'"open quote\n1,2'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"map\.csv' is no table"):
+            read_table(path)
+    with pytest.raises(ValueError, match="several columns 'plate'"):
+        with_usual_names(pd.DataFrame([["1", "2"]], columns=["Plate", "plate"]))
+
+
+def wells(**columns):
+    table = pd.DataFrame(
+        {
+            "plate": "1",
+            "well": ["A01", "A02", "A03", "A04", "A05"],
+            "state": ["mock", "infected", "infected", "infected", "uv"],
+            "compound": [None, "DMSO", "drug", "drug", None],
+            "dose": [None, "0", "0.3", "1e1", None],
+        }
+    )
+    return table.assign(**columns)
+
+
+def test_kinds():
+    found = well_kinds(wells(), **COLUMNS)
+    kinds = ["mock", "infected", None, None, None]
+    assert found["kind"].where(found["kind"].notna(), None).tolist() == kinds
+    assert found["compound"].dropna().to_dict() == {2: "drug", 3: "drug"}
+    assert found["concentration"].dropna().to_dict() == {2: 0.3, 3: 10.0}
+
+
+def test_controls_among_the_compounds():
+    """A map of one column: DMSO, a reference drug as the other control, and drugs."""
+    table = wells(compound=["reference", "DMSO", "drug", "drug", "DMSO"])
+    given = {**COLUMNS, "control": "compound", "negative": "reference"}
+    found = well_kinds(table, **{**given, "positive": "DMSO"})
+    assert found["kind"].dropna().to_dict() == {0: "reference", 1: "DMSO", 4: "DMSO"}
+    assert found["compound"].dropna().to_dict() == {2: "drug", 3: "drug"}
+
+
+def test_kind_errors():
+    with pytest.raises(ValueError, match="no column 'dose', but"):
+        well_kinds(wells().drop(columns="dose"), **COLUMNS)
+    with pytest.raises(ValueError, match=r"No well is a control 'healthy'.*'mock'"):
+        well_kinds(wells(), **{**COLUMNS, "negative": "healthy"})
+    with pytest.raises(ValueError, match="No well is treated"):
+        well_kinds(wells(compound="DMSO"), **COLUMNS)
+    odd = ["", "", "0,3", None, ""]
+    with pytest.raises(
+        ValueError, match=r"well A03 \(and 1 more\), treated with 'drug'.*'0,3'"
+    ):
+        well_kinds(wells(dose=odd), **COLUMNS)
