@@ -156,7 +156,14 @@ def _score_wells(
         wells[names].to_numpy(), known["kind"], batch=known["batch"]
     )
     write_profiles(make_profiles(X, known), out / "wells.parquet")
-    axis = PerturbationScorer(negative=options.negative, positive=options.positive)
+    # After the normalisation plates are comparable: one axis, of all their controls.
+    axis = PerturbationScorer(
+        negative=options.negative,
+        positive=options.positive,
+        axis="discriminant",
+        pooled=True,
+        poor_controls="ignore",  # the report tells, and so does the last line
+    )
     scorer = DoseResponseScorer(perturbation=axis, n_jobs=options.jobs)
     scorer.fit(X, known["kind"], batch=known["batch"])
     first = ~profiles.duplicated(["Metadata_Plate", "Metadata_Well"]).to_numpy()
@@ -172,7 +179,15 @@ def _score_wells(
         run=record,
     )
     table.to_csv(out / "compounds.csv", index=False)
-    scorer.perturbation_.separation_.to_csv(out / "controls.csv")
+    separation = scorer.perturbation_.separation_
+    separation.to_csv(out / "controls.csv")
+    poor = separation.index[~separation["separate"]]
+    if len(poor):
+        print(
+            f"Controls do not separate on plates {', '.join(map(str, poor))}: do not "
+            "trust scores there.",
+            file=sys.stderr,
+        )
     print(", ".join(f"{n} {call}" for call, n in table["call"].value_counts().items()))
 
 
@@ -500,7 +515,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--vehicle", nargs="+", default=["DMSO"], help="compounds that are none (DMSO)"
     )
     group.add_argument(
-        "--components", type=int, default=20, help="of the normalisation, at most (20)"
+        "--components", type=int, default=40, help="of the normalisation, at most (40)"
     )
     group.add_argument("--unit", default="µM", help="of concentrations (µM)")
     group.add_argument("--pixel-size", type=float, help="micrometres a pixel")

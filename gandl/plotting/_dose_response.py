@@ -174,6 +174,9 @@ class DoseResponseDisplay:
         doses, position = np.unique(at, return_inverse=True)
         means = np.bincount(position, response) / np.bincount(position)
         ax.plot(doses, means, "_", color=BLACK, ms=12, mew=1.5, label="mean")
+        seen = np.concatenate([response, self.curve])
+        margin = 0.3 * (np.ptp(seen) or 1)
+        ax.set_ylim(seen.min() - margin, seen.max() + margin)  # a band may be endless
         if self.band is not None:
             ax.fill_between(grid, *np.asarray(self.band), color=BLUE, alpha=0.2, lw=0)
         dashes = "-" if self.ec50 else "--"
@@ -191,11 +194,10 @@ class DoseResponseDisplay:
     def _draw_ec50(self, unit: str, grid: np.ndarray) -> None:
         assert self.ec50 is not None
         ax, (middle, low, high) = self.ax_, self.ec50
-        spread = (
-            f" ({low:.2g} to {high:.2g})"
-            if np.isfinite(np.log10([low, high])).all()
-            else " (no interval)"
-        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            decades = np.log10(high) - np.log10(low)
+        # Of many decades, an interval says that nothing is known.
+        spread = f" ({low:.2g} to {high:.2g})" if decades < 6 else " (no interval)"
         if grid[0] <= middle <= grid[-1]:
             ax.axvline(middle, color=VERMILION, lw=1, ls=":")
         # Above the axes, where it hides no point.

@@ -186,7 +186,7 @@ class PerturbationDisplay:
         PerturbationDisplay
             Itself.
         """
-        self.figure_, self.ax_ = new_axes(ax, figsize=(5.5, 4))
+        self.figure_, self.ax_ = new_axes(ax, figsize=(7, 4))
         scores = np.asarray(self.scores, dtype=np.float64).reshape(-1, 2)
         calls = np.asarray(
             ["inactive"] * len(scores) if self.calls is None else self.calls
@@ -211,7 +211,9 @@ class PerturbationDisplay:
         if self.names is not None:
             self._name_hits(scores, calls == "hit", n_names)
         self.ax_.set(xlabel="on-perturbation", ylabel="off-perturbation")
-        self.ax_.legend(fontsize="small", frameon=False)
+        self.ax_.legend(
+            fontsize="small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
+        )
         return self
 
     def _draw_controls(self, name: str, scores: np.ndarray, colour: str) -> None:

@@ -32,6 +32,7 @@ from gandl.plotting._style import pyplot
 from gandl.scoring import DoseResponseScorer
 from gandl.scoring._dose_response_scorer import fit_curve
 
+_KNOWN = 6  # decades that an interval may span
 _N_RANGE = 32  # control images that set the brightness of all montages
 # Heading, column of the table of compounds, and whether it is a number.
 _COLUMNS = (
@@ -42,8 +43,8 @@ _COLUMNS = (
     ("to", "ec50_high", True),
     ("q", "q_value", True),
     ("slope", "slope", True),
-    ("on at EC max", "on_last", True),
-    ("off at EC max", "off_last", True),
+    ("on, top dose", "on_last", True),
+    ("off, top dose", "off_last", True),
     ("toxic from", "toxic_from", True),
     ("wells", "n_rows", True),
 )
@@ -213,14 +214,17 @@ class _Page:
         parts = [
             f"{calls.get(call, 0)} {call}" for call in ("hit", "toxic", "inactive")
         ]
-        poor = ~(self.scorer.perturbation_.separation_["cohens_d"] >= 0.5)
+        poor = ~self.scorer.perturbation_.separation_["separate"]
         words = [
             f"{len(self.table)} compounds in {len(self.treated)} wells: "
             + ", ".join(parts)
             + "."
         ]
         if poor.any():
-            words.append(f"Controls do not separate in {poor.sum()} of {len(poor)}.")
+            words.append(
+                f"Controls do not separate in {poor.sum()} of {len(poor)} plates: do "
+                "not trust scores there."
+            )
         return " ".join(words)
 
     def quality(self) -> str:
@@ -236,8 +240,9 @@ class _Page:
         head = "".join(f"<th>{escape(name)}</th>" for name in names.values())
         rows = []
         for batch, row in found.iterrows():
-            good = row["cohens_d"] >= 0.5
-            word = "yes" if good else '<span class="poor">do not trust</span>'
+            word = (
+                "yes" if row["separate"] else '<span class="poor">do not trust</span>'
+            )
             cells = "".join(
                 f'<td class="number">{_number(row[name])}</td>' for name in names
             )
@@ -252,6 +257,11 @@ class _Page:
             on_last=[on[-1] for on in self.table["on"]],
             off_last=[off[-1] for off in self.table["off"]],
         )
+        # Of many decades, an interval says that nothing is known.
+        ends = ["ec50_low", "ec50_high"]
+        with np.errstate(divide="ignore"):
+            decades = np.log10(table["ec50_high"]) - np.log10(table["ec50_low"])
+        table[ends] = table[ends].where(decades < _KNOWN)
         shown = set(self._hits(n_hits))
         head = "".join(
             f'<th data-type="{"number" if numeric else "text"}">'

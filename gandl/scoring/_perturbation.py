@@ -39,6 +39,11 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         On-perturbation along the difference of means, or along Fisher's linear
         discriminant (covariance shrunk by Ledoit and Wolf), scaled so that controls
         are at 0 and 1 all the same.
+    pooled : bool, default=False
+        Whether one axis is fitted to the controls of all batches, which then are to be
+        comparable (`gandl.profiles.TypicalVariationNormalizer`), instead of one a
+        batch. More controls make an axis steadier; separation is told by batch in
+        both cases.
     poor_controls : {"warn", "raise", "ignore"}, default="warn"
         What to do about batches whose controls do not separate, with a Cohen's d below
         0.5, or are too few for one to be left out.
@@ -47,18 +52,20 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     ----------
     batches_ : ndarray of shape (n_batches,)
         The batches, sorted; one, "all", if ``fit`` had none.
-    origins_, directions_, weights_ : ndarray of shape (n_batches, n_features)
-        ``m0``, ``v``, and the vector whose product with ``x - m0`` is on-perturbation.
+    origins_, directions_, weights_ : ndarray of shape (n_axes, n_features)
+        ``m0``, ``v``, and the vector whose product with ``x - m0`` is on-perturbation,
+        of each batch; one, if pooled.
     control_scores_ : ndarray of shape (n_controls, 2)
         On- and off-perturbation of each control by an axis that it was not fitted on
-        (all others of its batch; with "discriminant", 19 of 20), in order of rows; NaN
+        (all others that its axis is of; with "discriminant", 19 of 20), in order of
+        rows; NaN
         where controls are too few to leave one out.
     control_kinds_ : ndarray of shape (n_controls,)
         0 for a negative, 1 for a positive control.
     separation_ : DataFrame
         One row a batch: controls ("n_negative", "n_positive"), and how well the
         on-perturbation in ``control_scores_`` separates them: "z_prime", "ssmd",
-        "auc", "cohens_d".
+        "auc", "cohens_d", and "separate", whether that is 0.5 or more.
     negative_, positive_ : object
         The values of ``y`` used.
     n_features_in_ : int
@@ -105,6 +112,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         "negative": "no_validation",
         "positive": "no_validation",
         "axis": [StrOptions({"mean", "discriminant"})],
+        "pooled": ["boolean"],
         "poor_controls": [StrOptions({"warn", "raise", "ignore"})],
     }
 
@@ -114,11 +122,13 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         negative: Any = None,
         positive: Any = None,
         axis: str = "mean",
+        pooled: bool = False,
         poor_controls: str = "warn",
     ) -> None:
         self.negative = negative
         self.positive = positive
         self.axis = axis
+        self.pooled = pooled
         self.poor_controls = poor_controls
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -132,8 +142,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         y : array-like of shape (n,)
             What each row is.
         batch : array-like of shape (n,), default=None
-            The batch of each row, usually its plate, for an axis a batch. None: one
-            axis for all.
+            The batch of each row, usually its plate. None: all are of one.
 
         Returns
         -------
@@ -157,18 +166,23 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         axes, found = [], []
         self.control_kinds_ = kind
         self.control_scores_ = np.full((len(X), 2), np.nan)
-        for name in self.batches_:
-            mine = rows == name
+        if self.pooled:
+            parts = [("all", np.ones(len(X), dtype=bool))]
+        else:
+            parts = [(name, rows == name) for name in self.batches_]
+        for name, mine in parts:
             axes.append(self._axis(X[mine], kind[mine], name))
             scores = self._held_out_scores(X[mine], kind[mine], name)
             self.control_scores_[mine] = scores
-            n_negative, n_positive = np.bincount(kind[mine]).tolist()
-            on = (scores[kind[mine] == k, 0] for k in (0, 1))
-            counts = {"n_negative": n_negative, "n_positive": n_positive}
-            found.append({**counts, **separation(*on)})
         self.origins_, self.directions_, self.weights_ = map(
             np.stack, zip(*axes, strict=True)
         )
+        for name in self.batches_:
+            on = [self.control_scores_[(rows == name) & (kind == k), 0] for k in (0, 1)]
+            counts = {"n_negative": len(on[0]), "n_positive": len(on[1])}
+            measured = separation(*on)
+            separate = measured["cohens_d"] >= _POOR  # not if it is NaN
+            found.append({**counts, **measured, "separate": separate})
         index = pd.Index(self.batches_, name="batch")
         self.separation_ = pd.DataFrame(found, index=index)
         self._tell_poor_controls()
@@ -192,11 +206,15 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a batch had no controls in `fit`.
+            If a batch had no controls in `fit`, unless pooled.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        b = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
+        rows = batch_of_rows(batch, len(X))
+        if self.pooled:
+            b = np.zeros(len(X), dtype=int)
+        else:
+            b = batch_positions(rows, self.batches_)
         return _scores(X, self.origins_[b], self.directions_[b], self.weights_[b])
 
     def fit_transform(self, X: Any, y: Any, *, batch: Any = None) -> np.ndarray:
@@ -284,7 +302,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         return scores
 
     def _tell_poor_controls(self) -> None:
-        poor = ~(self.separation_["cohens_d"] >= _POOR)  # NaN is poor too
+        poor = ~self.separation_["separate"]
         if not poor.any() or self.poor_controls == "ignore":
             return
         names = ", ".join(str(name) for name in self.batches_[poor.to_numpy()][:5])
@@ -345,6 +363,8 @@ def _leave_one_out(X: np.ndarray, kind: np.ndarray) -> np.ndarray:
 
 def separation(negative: np.ndarray, positive: np.ndarray) -> dict[str, float]:
     """Z', SSMD, AUC and Cohen's d of scores of two kinds of controls."""
+    if not len(negative) or not len(positive):
+        return dict.fromkeys(("z_prime", "ssmd", "auc", "cohens_d"), np.nan)
     difference = positive.mean() - negative.mean()
     spread = [part.std(ddof=min(1, len(part) - 1)) for part in (negative, positive)]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -199,6 +199,35 @@ def test_errors(options, y, message):
         PerturbationScorer(**options).fit(X, labels if y is None else y)
 
 
+@pytest.mark.parametrize("axis", ["mean", "discriminant"])
+def test_pooled_is_one_axis_and_a_separation_a_batch(axis):
+    X, y = screen()
+    plate = np.where(np.arange(len(X)) % 3 == 0, "P1", "P2")
+    pooled = scorer(axis=axis, pooled=True).fit(X, y, batch=plate)
+    one = scorer(axis=axis).fit(X, y)
+    np.testing.assert_array_equal(pooled.weights_, one.weights_)
+    np.testing.assert_array_equal(pooled.control_scores_, one.control_scores_)
+    np.testing.assert_array_equal(pooled.transform(X, batch=plate), one.transform(X))
+    is_control = np.isin(y, ["mock", "infected"])
+    for name in ("P1", "P2"):
+        mine = plate[is_control] == name
+        on = pooled.control_scores_[mine, 0]
+        infected = pooled.control_kinds_[mine] == 1
+        expected = roc_auc_score(infected, on)
+        assert pooled.separation_.loc[name, "auc"] == pytest.approx(expected)
+    # A plate that fit did not see is scored all the same.
+    pooled.transform(X, batch=["P3"] * len(X))
+
+
+def test_pooled_batches_may_lack_a_kind_of_control():
+    X, y = screen()
+    plate = np.where(y == "infected", "P2", "P1")
+    with pytest.warns(UserWarning, match="in 2 of 2 batches"):
+        fitted = scorer(pooled=True).fit(X, y, batch=plate)
+    assert fitted.separation_["auc"].isna().all()
+    assert fitted.separation_.loc["P2", "n_negative"] == 0
+
+
 def test_a_batch_without_a_kind_of_control():
     X, y = screen()
     batch = np.where(y == "infected", "P2", "P1")

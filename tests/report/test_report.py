@@ -1,0 +1,213 @@
+"""The report holds what was found, whatever the names, and works in a browser."""
+
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from playwright.sync_api import sync_playwright
+
+from gandl import ImageCollection
+from gandl.report import write_report
+from gandl.scoring import DoseResponseScorer, PerturbationScorer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DOSES = [0.1, 0.3, 1.0, 3.0]
+RESCUES, INERT, TOXIC = "<b>rescue & co</b>", "inert 10", "toxic 9"
+
+
+def screen():
+    """Two plates; three compounds in triplicate."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"plate": plate, "kind": kind}
+        for plate in ("P1", "P2")
+        for kind in ["mock"] * 12 + ["infected"] * 12
+    ]
+    for name in (RESCUES, INERT, TOXIC):
+        for dose in DOSES:
+            for plate in ("P1", "P2", "P1"):
+                rows.append({"plate": plate, "compound": name, "concentration": dose})
+    wells = pd.DataFrame(rows)
+    wells["batch"] = wells["plate"]
+    wells["well"] = [f"{'ABCDEFGH'[k // 12]}{k % 12 + 1}" for k in range(len(wells))]
+    X = rng.normal(size=(len(wells), 3))
+    effect = 1 / (1 + (0.5 / wells["concentration"]) ** 2)
+    X[:, 0] += 12 * (wells["kind"] != "mock")
+    X[:, 0] -= 12 * effect.where(wells["compound"] == RESCUES, 0)
+    X[:, 1] += 40 * effect.where(wells["compound"] == TOXIC, 0)
+    return X, wells
+
+
+def fitted(X, wells):
+    axis = PerturbationScorer(
+        negative="mock", positive="infected", poor_controls="ignore"
+    )
+    return DoseResponseScorer(perturbation=axis).fit(
+        X, wells["kind"], batch=wells["batch"]
+    )
+
+
+@pytest.fixture
+def written(tmp_path):
+    X, wells = screen()
+    pixels = np.random.default_rng(0).integers(0, 999, size=(len(X), 2, 32, 32))
+    images = ImageCollection.from_array(pixels, channels=["DNA", "actin"])
+    path = tmp_path / "report.html"
+    table = write_report(
+        path,
+        fitted(X, wells),
+        X,
+        wells,
+        images=images,
+        title="Screen <7>",
+        pixel_size=0.65,
+        run={"seed": 3, "note": "</pre><script>alert(1)</script>"},
+    )
+    return path, table
+
+
+def test_table_is_that_of_the_scorer(written):
+    _, table = written
+    X, wells = screen()
+    treated = wells["compound"].notna().to_numpy()
+    expected = fitted(X, wells).dose_response(
+        X[treated],
+        wells["compound"][treated],
+        wells["concentration"][treated],
+        batch=wells["batch"][treated],
+    )
+    pd.testing.assert_frame_equal(table, expected)
+    calls = dict(zip(table["compound"], table["call"], strict=True))
+    assert calls == {RESCUES: "hit", INERT: "inactive", TOXIC: "toxic"}
+
+
+def test_the_page_needs_nothing_beside_it(written):
+    path, _ = written
+    text = path.read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_names_are_text(written):
+    text = written[0].read_text(encoding="utf-8")
+    assert RESCUES not in text
+    assert "&lt;b&gt;rescue &amp; co&lt;/b&gt;" in text
+    assert "<title>Screen &lt;7&gt;</title>" in text
+    assert "alert(1)</script>" not in text
+
+
+def test_pictures(written):
+    text = written[0].read_text(encoding="utf-8")
+    alternatives = re.findall(r'<img src="data:image/png[^"]+" alt="([^"]*)"', text)
+    assert [words.split(" of ")[0].split(":")[0] for words in alternatives] == [
+        "on- against off-perturbation",
+        "on-perturbation",
+        "dose response",
+        "&lt;b&gt;rescue &amp; co&lt;/b&gt;",
+    ]
+
+
+def test_without_images_plates_or_hits(tmp_path):
+    X, wells = screen()
+    keep = (wells["compound"] != RESCUES).to_numpy()
+    bare = wells.drop(columns=["plate", "well"])[keep]
+    path = tmp_path / "report.html"
+    write_report(path, fitted(X, wells), X[keep], bare)
+    text = path.read_text(encoding="utf-8")
+    assert "<p>None.</p>" in text
+    assert text.count("<img") == 1
+
+
+def test_poor_controls_are_told(tmp_path):
+    X, wells = screen()
+    same = X.copy()
+    same[(wells["kind"] == "infected") & (wells["plate"] == "P2"), 0] -= 12
+    path = tmp_path / "report.html"
+    write_report(path, fitted(same, wells), same, wells)
+    text = path.read_text(encoding="utf-8")
+    assert "Controls do not separate in 1 of 2 plates" in text
+    assert text.count("do not trust</span>") == 1
+
+
+def test_errors(written, tmp_path):
+    path, _ = written
+    before = path.read_bytes()
+    X, wells = screen()
+    scorer = fitted(X, wells)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        write_report(path, scorer, X, wells)
+    assert path.read_bytes() == before
+    new = tmp_path / "new.html"
+    with pytest.raises(ValueError, match=r"wells lacks \['compound'\]"):
+        write_report(new, scorer, X, wells.drop(columns="compound"))
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        write_report(new, scorer, X[1:], wells)
+    with pytest.raises(ValueError, match="No well is treated"):
+        write_report(new, scorer, X, wells.assign(compound=None))
+    assert not new.exists()
+    write_report(path, scorer, X, wells, overwrite=True)
+
+
+@pytest.fixture
+def page(written):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page(viewport={"width": 1366, "height": 768})
+        problems = []
+
+        def note_request(request):
+            if not request.url.startswith(("file:", "data:")):
+                problems.append(request.url)
+
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", note_request)
+        page.goto(written[0].as_uri())
+        yield page
+        assert problems == []
+        browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_in_a_browser(page):
+    def names():
+        cells = page.locator("#compounds tbody tr:visible td:first-child")
+        return cells.all_text_contents()
+
+    assert page.locator("#count").text_content() == "3 of 3 compounds"
+    heading = page.get_by_role("button", name="compound", exact=True)
+    heading.click()
+    assert names() == [RESCUES, INERT, TOXIC]
+    heading.click()
+    assert names() == [TOXIC, INERT, RESCUES]
+    # Numbers by value; what is not known comes last in either order.
+    toxic_from = page.get_by_role("button", name="toxic from")
+    for direction in ("ascending", "descending"):
+        toxic_from.click()
+        assert names()[0] == TOXIC
+        head = page.locator("#compounds th", has=toxic_from)
+        assert head.get_attribute("aria-sort") == direction
+    page.get_by_label("Call").select_option("inactive")
+    assert names() == [INERT]
+    assert page.locator("#count").text_content() == "1 of 3 compounds"
+    page.get_by_label("Call").select_option("all")
+    page.get_by_label("Name").fill("RESCUE")
+    assert names() == [RESCUES]
+    page.get_by_role("link", name=RESCUES).click()
+    assert page.url.endswith("#compound-" + str(page.url.rsplit("-", 1)[1]))
+    assert page.locator("article h3").is_visible()
+    loaded = "[...document.images].every(image => image.naturalWidth > 100)"
+    assert page.evaluate(loaded)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [1366, 390])
+def test_no_width_makes_the_page_scroll_sideways(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
