@@ -83,7 +83,7 @@ def screen(seed: int, arguments: argparse.Namespace) -> tuple[Data, pd.DataFrame
 def score(
     data: Data, features: np.ndarray, truth: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The table of compounds of each cell type, with the truth, and the controls' AUC."""
+    """The compounds of each cell type, with the truth; how well controls separate."""
     wells = data.images.metadata
     _, first, number = np.unique(
         wells["well_id"], return_index=True, return_inverse=True

@@ -3,6 +3,7 @@
 Trains `GANDLFeaturizer` on all images of a folder, without labels, and asks by grouped
 cross-validation what a linear SVM reads from the embedding, beside embeddings that
 cost nothing: intensity statistics, PCA of pixels, the same discriminator untrained.
+Of the simulated screen, it then scores the compounds and ends with the report.
 
     python examples/demo.py                              # a simulated screen
     python examples/demo.py --data .../mitocheck         # real images
@@ -32,6 +33,14 @@ from sklearn.svm import SVC
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl.datasets import make_screen
 from gandl.images import image_range, percentile_range, scale_intensity
+from gandl.profiles import (
+    TypicalVariationNormalizer,
+    aggregate,
+    feature_columns,
+    make_profiles,
+)
+from gandl.report import write_report
+from gandl.scoring import DoseResponseScorer, PerturbationScorer
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -49,6 +58,7 @@ class Task:
     groups: np.ndarray
     n_folds: int
     intensity: str
+    wells: pd.DataFrame | None = None  # of each image, where compounds were given
 
 
 def simulated(out: Path) -> Task:
@@ -72,7 +82,7 @@ def simulated(out: Path) -> Task:
     keys = ["experiment", "plate", "well", "site"]
     plate_map = pd.read_csv(folder / "metadata.csv", dtype=str)
     table = images.metadata.merge(plate_map, on=keys, how="left", validate="1:1")
-    return make_task(
+    task = make_task(
         "simulated screen: healthy against infected wells, plates held out",
         images,
         table,
@@ -82,6 +92,8 @@ def simulated(out: Path) -> Task:
         n_folds=4,
         intensity="dataset",
     )
+    task.wells = table
+    return task
 
 
 def from_data(root: Path, arguments: argparse.Namespace) -> Task:
@@ -341,6 +353,55 @@ def run(arguments: argparse.Namespace) -> None:
         gain = scores.iloc[:, 0] - scores_of["gandl, untrained"].iloc[:, 0]
         table[name]["over untrained"] = f"{gain.mean():+.3f} ± {gain.std():.3f}"
     report(task, pd.DataFrame(table).T, predicted["gandl"], ours, arguments)
+    if task.wells is not None:
+        write_hits(task.images, task.wells, ours, out / "report.html")
+
+
+def write_hits(
+    images: ImageCollection, table: pd.DataFrame, model: GANDLFeaturizer, path: Path
+) -> None:
+    """Which compounds bring infected cells back, at which dose: a page to read."""
+    profiles = make_profiles(model.transform(images), table)
+    wells = aggregate(profiles, ["plate", "well"])
+    features = wells[feature_columns(wells)]
+    plate, treated = wells["Metadata_Plate"], wells["Metadata_well_type"] == "treatment"
+    kind = wells["Metadata_disease_condition"].mask(treated)
+    most = int((kind == "healthy").sum()) - plate.nunique()  # directions they vary in
+    tvn = TypicalVariationNormalizer(control="healthy", n_components=min(40, most))
+    X = tvn.fit_transform(features, kind, batch=plate)
+    axis = PerturbationScorer(
+        negative="healthy",
+        positive="infected",
+        axis="discriminant",
+        pooled=True,
+        poor_controls="ignore",  # the report says so
+    )
+    scorer = DoseResponseScorer(perturbation=axis, n_jobs=2)
+    scorer.fit(X, kind, batch=plate)
+    known = pd.DataFrame(
+        {
+            "kind": kind,
+            "compound": wells["Metadata_compound"].where(treated),
+            "concentration": wells["Metadata_concentration"],
+            "batch": plate,
+            "plate": plate,
+            "well": wells["Metadata_Well"],
+        }
+    )
+    first = ~profiles.duplicated(["Metadata_Plate", "Metadata_Well"])
+    compounds = write_report(
+        path,
+        scorer,
+        X,
+        known,
+        images=images[np.flatnonzero(first)],
+        title="Simulated screen",
+        pixel_size=0.65,
+        overwrite=True,
+    )
+    calls = compounds["call"].value_counts()
+    counts = ", ".join(f"{n} {call}" for call, n in calls.items())
+    print(f"Report:  {path} ({counts})")
 
 
 def report(

@@ -25,7 +25,7 @@ def demo(monkeypatch):
     tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8}
     default = gandl._presets.PRESETS["default"] | tiny
     monkeypatch.setitem(gandl._presets.PRESETS, "default", default)
-    small = {"n_controls": 4, "n_sites": 1, "n_compounds": 0, "image_size": 64}
+    small = {"n_controls": 4, "n_sites": 1, "n_compounds": 1, "image_size": 64}
     make_screen = module.make_screen
     monkeypatch.setattr(
         module, "make_screen", lambda **options: make_screen(**{**options, **small})
@@ -57,7 +57,9 @@ def test_simulated_screen(demo, tmp_path, capsys):
     assert "gandl, plain GAN" in table
     printed = capsys.readouterr().out
     assert str(tmp_path / "picture.png") in printed
-    assert len(list((tmp_path / "screen").rglob("*.tif"))) == 4 * 8 * 3
+    assert len(list((tmp_path / "screen").rglob("*.tif"))) == (4 * 8 + 12) * 3
+    assert str(tmp_path / "report.html") in printed
+    assert "compound-1" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def write_folder(folder, **columns):

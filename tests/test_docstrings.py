@@ -8,6 +8,7 @@ from numpydoc.validate import validate
 
 MODULES = (
     "gandl",
+    "gandl.report",
     "gandl.images",
     "gandl.gan",
     "gandl.datasets",
