@@ -44,6 +44,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="screens")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--compounds", type=int, default=60)
+    parser.add_argument(
+        "--doses-alone",
+        action="store_true",
+        help="curves without the untreated controls at concentration zero",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("screen.json"))
     arguments = parser.parse_args()
@@ -55,7 +60,7 @@ def main() -> None:
         data, truth = screen(seed, arguments)
         for method in methods:
             *_, embedding = METHODS[method](data, arguments.minutes, seed)
-            found, separation = score(data, embedding.features, truth)
+            found, separation = score(data, embedding.features, truth, arguments)
             row = {"method": method, "seed": seed, "images seen": embedding.n_images}
             results.append(row | measures(found) | separation)
             print(results[-1], flush=True)
@@ -81,7 +86,10 @@ def screen(seed: int, arguments: argparse.Namespace) -> tuple[Data, pd.DataFrame
 
 
 def score(
-    data: Data, features: np.ndarray, truth: pd.DataFrame
+    data: Data,
+    features: np.ndarray,
+    truth: pd.DataFrame,
+    arguments: argparse.Namespace,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """The compounds of each cell type, with the truth; how well controls separate."""
     wells = data.images.metadata
@@ -107,7 +115,11 @@ def score(
             pooled=True,
             poor_controls="ignore",
         )
-        scorer = DoseResponseScorer(perturbation=axis, n_jobs=2)
+        scorer = DoseResponseScorer(
+            perturbation=axis,
+            controls_at_zero=not arguments.doses_alone,
+            n_jobs=arguments.jobs,
+        )
         scorer.fit(X, kind, batch=known["plate"])
         separation.append(scorer.perturbation_.separation_)
         compounds = scorer.dose_response(

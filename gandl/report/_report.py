@@ -122,7 +122,7 @@ def write_report(
     >>> wells = pd.DataFrame({"kind": kind, "compound": "remdesivir"})
     >>> wells["concentration"] = np.r_[np.zeros(40), np.repeat([0.1, 1, 10], 6)]
     >>> X = rng.normal(size=(58, 4))
-    >>> X[:20, 0] += 10
+    >>> X[kind != "mock", 0] += 10
     >>> scorer = DoseResponseScorer(
     ...     perturbation=PerturbationScorer(negative="mock", positive="infected")
     ... ).fit(X, wells["kind"])
@@ -345,7 +345,11 @@ class _Page:
         row = self.table.iloc[k].to_dict()
         name = str(row["compound"])
         rows = self.treated[self.compound[self.treated] == row["compound"]]
-        dose, response = self.dose[rows], self.scores[rows, 0]
+        dose, response = self.scorer.curve_data(
+            self.scores[rows, 0],
+            self.dose[rows],
+            self.wells["batch"][rows] if "batch" in self.wells else None,
+        )
         curve = fit_curve(self.scorer.curve, dose, response)
         display = DoseResponseDisplay.from_estimator(
             curve, dose[:, None], response, unit=self.unit

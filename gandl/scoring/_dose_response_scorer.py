@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gandl._row_labels import batch_of_rows
 from gandl.scoring._dose_response import DoseResponseRegressor
 from gandl.scoring._hits import HitCaller
 from gandl.scoring._perturbation import PerturbationScorer
@@ -36,6 +37,11 @@ class DoseResponseScorer(BaseEstimator):
     hits : HitCaller, default=None
         Calls a compound at a concentration. None: with its defaults. The controls are
         those of ``perturbation``.
+    controls_at_zero : bool, default=True
+        Whether the positive (untreated) controls of a compound's batches join its
+        curve at concentration zero, by their scores on axes that they were not fitted
+        on. They make curves steadier by far, if they lie among the treated wells:
+        controls that fill a plate's edge differ by that.
     alpha : float, default=0.05
         False discovery rate at which a compound's curve is taken for active.
     n_jobs : int, default=None
@@ -89,6 +95,7 @@ class DoseResponseScorer(BaseEstimator):
         "perturbation": [PerturbationScorer, None],
         "curve": [DoseResponseRegressor, None],
         "hits": [HitCaller, None],
+        "controls_at_zero": ["boolean"],
         "alpha": DoseResponseRegressor._parameter_constraints["alpha"],
         "n_jobs": [Integral, None],
     }
@@ -99,12 +106,14 @@ class DoseResponseScorer(BaseEstimator):
         perturbation: PerturbationScorer | None = None,
         curve: DoseResponseRegressor | None = None,
         hits: HitCaller | None = None,
+        controls_at_zero: bool = True,
         alpha: float = 0.05,
         n_jobs: int | None = None,
     ) -> None:
         self.perturbation = perturbation
         self.curve = curve
         self.hits = hits
+        self.controls_at_zero = controls_at_zero
         self.alpha = alpha
         self.n_jobs = n_jobs
 
@@ -196,8 +205,14 @@ class DoseResponseScorer(BaseEstimator):
             raise ValueError(f"Row {missing[0]} has no compound.")
         position, names = pd.factorize(compound, sort=True)
         rows = [np.flatnonzero(position == k) for k in range(len(names))]
+        of = None if batch is None else batch_of_rows(batch, len(scores))
         curves = Parallel(n_jobs=self.n_jobs)(
-            delayed(fit_curve)(self.curve, dose[where], scores[where, 0])
+            delayed(fit_curve)(
+                self.curve,
+                *self.curve_data(
+                    scores[where, 0], dose[where], None if of is None else of[where]
+                ),
+            )
             for where in rows
         )
         q_values = false_discovery_control([curve.p_value_ for curve in curves])
@@ -210,6 +225,41 @@ class DoseResponseScorer(BaseEstimator):
             ]
         )
         return table.sort_values("q_value", kind="stable", ignore_index=True)
+
+    def curve_data(
+        self, on: np.ndarray, concentration: np.ndarray, batch: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a compound's curve is fitted to.
+
+        Parameters
+        ----------
+        on : ndarray of shape (n,)
+            On-perturbation of the compound's rows.
+        concentration : ndarray of shape (n,)
+            Their concentrations.
+        batch : array-like of shape (n,), default=None
+            Their batches, as in `fit`; None: of any.
+
+        Returns
+        -------
+        tuple of ndarray of shape (m,)
+            Concentrations and on-perturbation; with ``controls_at_zero``, those of the
+            positive controls of the same batches come after the compound's own.
+        """
+        check_is_fitted(self)
+        axis = self.perturbation_
+        if not self.controls_at_zero:
+            return concentration, on
+        known = axis.control_scores_[:, 0]
+        joins = (axis.control_kinds_ == 1) & ~np.isnan(known)
+        if batch is not None:
+            joins &= np.isin(
+                axis.control_batches_, np.unique(batch_of_rows(batch, len(on)))
+            )
+        return (
+            np.append(concentration, np.zeros(joins.sum())),
+            np.append(on, known[joins]),
+        )
 
     def _row(
         self,

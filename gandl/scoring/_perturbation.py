@@ -62,6 +62,8 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         where controls are too few to leave one out.
     control_kinds_ : ndarray of shape (n_controls,)
         0 for a negative, 1 for a positive control.
+    control_batches_ : ndarray of shape (n_controls,)
+        The batch of each control.
     separation_ : DataFrame
         One row a batch: controls ("n_negative", "n_positive"), and how well the
         on-perturbation in ``control_scores_`` separates them: "z_prime", "ssmd",
@@ -164,7 +166,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         X, kind, rows = X[chosen], kind[chosen], rows[chosen]
         self.batches_ = sorted_batches(rows)
         axes, found = [], []
-        self.control_kinds_ = kind
+        self.control_kinds_, self.control_batches_ = kind, rows
         self.control_scores_ = np.full((len(X), 2), np.nan)
         if self.pooled:
             parts = [("all", np.ones(len(X), dtype=bool))]

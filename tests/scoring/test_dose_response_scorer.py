@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gandl.scoring import (
@@ -53,10 +54,12 @@ def screen():
     return X, wells, plate, truth
 
 
-def score(screen, **options):
+def score(screen, controls_at_zero=False, **options):
     X, wells, plate, _ = screen
     treated = wells["dose"].notna().to_numpy()
-    scorer = DoseResponseScorer(perturbation=PERTURBATION, **options)
+    scorer = DoseResponseScorer(
+        perturbation=PERTURBATION, controls_at_zero=controls_at_zero, **options
+    )
     scorer.fit(X[~treated], wells["compound"][~treated], batch=plate[~treated])
     return scorer.dose_response(
         X[treated],
@@ -66,8 +69,9 @@ def score(screen, **options):
     )
 
 
-def test_compounds_are_called_what_they_are(screen):
-    table, truth = score(screen), screen[3]
+@pytest.mark.parametrize("controls_at_zero", [True, False])
+def test_compounds_are_called_what_they_are(screen, controls_at_zero):
+    table, truth = score(screen, controls_at_zero), screen[3]
     assert len(table) == 24
     both = truth.merge(table, on="compound")
     assert (both["call"] == both["kind"]).mean() > 0.95
@@ -147,3 +151,49 @@ def test_errors(screen, compound, dose, message):
     scorer = DoseResponseScorer(perturbation=PERTURBATION).fit(X, wells["compound"])
     with pytest.raises(ValueError, match=message):
         scorer.dose_response(X[:3], compound, dose)
+
+
+def test_controls_join_the_curve_at_zero_from_the_compounds_own_batches(screen):
+    X, wells, batch, _ = screen
+    y = wells["compound"].to_numpy()
+    axis = clone(PERTURBATION).set_params(pooled=True)
+    scorer = DoseResponseScorer(perturbation=axis).fit(X, y, batch=batch)
+    fitted = scorer.perturbation_
+    infected = fitted.control_kinds_ == 1
+    of = batch[np.isin(y, [fitted.negative_, fitted.positive_])]
+    on, dose = np.array([0.5, 0.2]), np.array([1.0, 3.0])
+    for given, mine in (
+        (None, infected),
+        (["P1", "P1"], infected & (of == "P1")),
+        (["P1", "P2"], infected),
+    ):
+        joined_dose, joined = scorer.curve_data(on, dose, given)
+        np.testing.assert_array_equal(joined[:2], on)
+        np.testing.assert_array_equal(joined[2:], fitted.control_scores_[mine, 0])
+        np.testing.assert_array_equal(joined_dose[:2], dose)
+        assert not joined_dose[2:].any()
+    alone = scorer.set_params(controls_at_zero=False).curve_data(on, dose)
+    np.testing.assert_array_equal(alone, (dose, on))
+
+
+def test_controls_at_zero_find_more_where_noise_is_large():
+    """Drugs that rescue at all doses but the lowest, noise of half the effect."""
+    rng = np.random.default_rng(0)
+    doses = np.repeat([0.03, 0.1, 0.3, 1, 3, 10], 3)
+    n_drugs = 60
+    y = np.array(["mock"] * 36 + ["infected"] * 36 + ["drug"] * 18 * n_drugs)
+    X = rng.normal(scale=0.5, size=(len(y), 1))
+    X[36:72] += 1
+    drug = np.repeat(np.arange(n_drugs), 18)
+    works = drug < 30
+    X[72:, 0] += np.where(works, 1 / (1 + (np.tile(doses, n_drugs) / 0.05) ** 2), 1)
+    names = np.array([f"d{k:02}" for k in drug])
+    found = {}
+    for at_zero in (False, True):
+        scorer = DoseResponseScorer(perturbation=PERTURBATION, controls_at_zero=at_zero)
+        scorer.fit(X[:72], y[:72])
+        table = scorer.dose_response(X[72:], names, np.tile(doses, n_drugs))
+        active = set(table.loc[table["q_value"] < 0.05, "compound"])
+        found[at_zero] = [len(active & set(names[works == k])) for k in (True, False)]
+    assert found[True][0] > found[False][0] + 5
+    assert found[True][1] <= 3
