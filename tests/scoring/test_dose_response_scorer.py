@@ -197,3 +197,38 @@ def test_controls_at_zero_find_more_where_noise_is_large():
         found[at_zero] = [len(active & set(names[works == k])) for k in (True, False)]
     assert found[True][0] > found[False][0] + 5
     assert found[True][1] <= 3
+
+
+def test_means_are_called_by_means_of_controls():
+    """Of compounds that do nothing hardly any; of those that do, more than by rows."""
+    rng = np.random.default_rng(0)
+    n_drugs = 300
+    y = np.repeat(["mock", "infected"], 100)
+    X = rng.normal(size=(200 + 18 * n_drugs, 3))
+    X[100:, 0] += 6
+    drug = np.repeat([f"d{k:03}" for k in range(n_drugs)], 18)
+    dose = np.tile(np.repeat(DOSES, 3), n_drugs)
+    scorer = DoseResponseScorer(perturbation=PERTURBATION).fit(X[:200], y)
+    table = scorer.dose_response(X[200:], drug, dose)
+    called = np.array([[call != "inactive" for call in row] for row in table["calls"]])
+    # Twice 0.01 a compound, on and off; thresholds are of 100 controls and vary.
+    assert called.any(axis=1).mean() < 0.06
+    assert not (table["call"] == "hit").any()
+    # A rescue that lies within the spread of single rows, but beyond that of means.
+    X[200 : 200 + 18, 0] -= 1.75
+    again = scorer.dose_response(X[200:], drug, dose).set_index("compound")
+    assert again.loc["d000", "call"] == "hit"
+    single = scorer.hits_.on_threshold_
+    assert np.mean(again.loc["d000", "on"]) > single
+
+
+def test_quantile_is_shared_by_the_concentrations_of_a_compound():
+    X, y = np.random.default_rng(0).normal(size=(400, 2)), np.repeat(["mock", "i"], 200)
+    X[200:, 0] += 5
+    axis = PerturbationScorer(negative="mock", positive="i")
+    scorer = DoseResponseScorer(perturbation=axis).fit(X, y)
+    one, six = (scorer._hit_caller(3, n) for n in (1, 6))
+    assert six.quantile == pytest.approx(one.quantile / 6)
+    assert six.on_threshold_ < one.on_threshold_
+    assert six.off_threshold_ > one.off_threshold_
+    assert scorer.hits_.on_threshold_ < one.on_threshold_  # single rows spread more
