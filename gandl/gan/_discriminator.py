@@ -139,9 +139,10 @@ class Discriminator(nn.Module):
             The outputs, in the type of activations; ``block_widths`` has H and width.
         """
         x = with_detail(images) if self.detail else images
-        x = leaky_relu(self.from_image(x.to(self.dtype)))
+        x = self.from_image(x.to(self.dtype))
         # One channel is contiguous in every format: without this, all of D is NCHW.
-        x = x.contiguous(memory_format=torch.channels_last)
+        # Before the activation, whose backward is slow where formats differ.
+        x = leaky_relu(x.contiguous(memory_format=torch.channels_last))
         outputs = []
         for block in self.blocks[:n_blocks]:
             x = block(x)

@@ -150,6 +150,8 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
     """
     group = max(g for g in range(1, group + 1) if len(x) % g == 0)
     grouped = at_least_float32(x).reshape(-1, group, *x.shape[1:])
-    deviation = (grouped.var(dim=1, correction=0) + 1e-8).sqrt()
+    # Not by var, which is slow over the first of two dimensions.
+    variance = (grouped - grouped.mean(dim=1, keepdim=True)).square().mean(dim=1)
+    deviation = (variance + 1e-8).sqrt()
     per_group = deviation.mean(dim=(1, 2, 3))
     return per_group.repeat_interleave(group)[:, None, None, None]
