@@ -26,11 +26,14 @@ from gandl._diagnostics import frechet_distance
 from gandl._embedding import draw, embed
 from gandl._fitting import learning_rate_scale
 from gandl._presets import PRESETS, make_config
+from gandl._tensors import activation_dtype
 from gandl.gan import GANConfig, Trainer
 from gandl.gan._augment import dihedral, random_view
 from gandl.gan._layers import leaky_relu
 from gandl.gan._losses import contrastive_loss
 
+# Of activations, for all that learn: what the featurizer takes here by itself.
+_DTYPE = activation_dtype("auto", "cpu")
 CHECKPOINTS = (0.05, 0.1, 0.25, 0.5, 1.0)
 MISSING = "This method needs other packages: pip install --group bench"
 
@@ -220,7 +223,7 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         config, options = _gandl(data, preset, **changes)
-        trainer = Trainer(config, seed)
+        trainer = Trainer(config, seed, dtype=_DTYPE)
         learner = Learner(
             trainer.step,
             lambda x: trainer.discriminator.embed(x, options["features"]),
@@ -242,6 +245,7 @@ def _self_supervised(loss: Callable[[Tensor, Tensor], Tensor], width: int) -> Ca
         config, _ = _gandl(data, "default", detail=False)
         rng = torch.Generator().manual_seed(seed)
         network = config.discriminator(rng)
+        network.dtype = _DTYPE
         trunk_width = config.block_widths[4]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -255,6 +259,7 @@ def _self_supervised(loss: Callable[[Tensor, Tensor], Tensor], width: int) -> Ca
             real = dihedral(real, rng)
             views = torch.cat([random_view(real, rng), random_view(real, rng)])
             x = network.trunk(views)[-1]
+            x = x.float()
             z = head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))
             _descend(optimizer, loss(*z.chunk(2)), scale)
 
@@ -291,6 +296,7 @@ def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
     config, _ = _gandl(data, "default", detail=False)
     rng = torch.Generator().manual_seed(seed)
     network = config.discriminator(rng)
+    network.dtype = _DTYPE
     widths = [*config.block_widths.values()]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -305,7 +311,7 @@ def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
     optimizer = torch.optim.AdamW([p for m in modules for p in m.parameters()], lr=2e-3)
 
     def code(x: Tensor) -> Tensor:
-        return encode(network.trunk(x)[-1].flatten(1))
+        return encode(network.trunk(x)[-1].float().flatten(1))
 
     def step(real: Tensor, scale: float) -> None:
         real = dihedral(real, rng)

@@ -46,6 +46,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from sklearn.metrics import ConfusionMatrixDisplay
 
+TRUNCATION = 0.7  # of the generated images that are shown
+
 
 @dataclass
 class Task:
@@ -260,10 +262,11 @@ def draw(task: Task, predicted: np.ndarray, model: GANDLFeaturizer, path: Path) 
     size = model.config_.size
     real = np.asarray(task.images[np.sort(rows)], dtype=np.float32)
     real = centre(real, size)
-    made = model.generate(n_shown, random_state=0)
+    # A little truncated, as generated images are commonly shown.
+    made = model.generate(n_shown, truncation=TRUNCATION, random_state=0)
     if model.intensity_range_ is None:
         real = (scale_intensity(real, image_range(real)) + 1) / 2
-    title = f"generated, after {model.n_images_seen_:,} images"
+    title = f"generated after {model.n_images_seen_:,} images, truncation {TRUNCATION}"
     sides = bottom.subfigures(1, 2)
     for side, name, shown in zip(sides, ["real", title], [real, made], strict=True):
         side.suptitle(name)
@@ -412,6 +415,7 @@ def report(
     arguments: argparse.Namespace,
 ) -> None:
     path = arguments.out / "picture.png"
+    model.save(arguments.out / "model.safetensors", overwrite=True)
     draw(task, predicted, model, path)
     record = {
         "task": task.name,
@@ -426,7 +430,9 @@ def report(
         "d: length of the embedding. untrained: the same network before training; over "
         "untrained: gain in balanced accuracy, fold by fold."
     )
-    print(f"\nTable:   {arguments.out / 'table.json'}\nPicture: {path}")
+    print()
+    for name in ("table.json", "picture.png", "model.safetensors"):
+        print(f"{name.partition('.')[0].capitalize() + ':':9}{arguments.out / name}")
 
 
 if __name__ == "__main__":

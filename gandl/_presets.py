@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_kimg": 40.0,
         "batch_size": 32,
         "adversarial_batch": 16,
-        "learning_rate": 0.0025,
+        "learning_rate": 0.006,
         "r1_gamma": 0.5,
         "path_length_weight": 0.0,
         "style_mixing": 0.5,
@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_mapping_layers": 3,
         "channel_base": 1024,
         "channel_max": 256,
+        "generator_width": 2,  # more shapes, at a fifth of a step
         "latent_start": True,  # cells of many shapes from the first minutes on
         "detail": True,
         "ema_kimg": 2.0,
@@ -54,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_mapping_layers": 3,
         "channel_base": "auto",
         "channel_max": 512,
+        "generator_width": 1,
         "latent_start": False,
         "detail": False,
         "ema_kimg": 10.0,
@@ -112,6 +114,7 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
         "latent_dim",
         "n_mapping_layers",
         "channel_max",
+        "generator_width",
         "latent_start",
         "detail",
         "loss",

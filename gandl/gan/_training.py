@@ -45,6 +45,8 @@ class GANConfig:
         Feature maps at a resolution are ``channel_base / resolution``.
     channel_max : int, default=256
         The most feature maps.
+    generator_width : int, default=1
+        Factor of ``channel_base`` in the generator.
     latent_start : bool, default=False
         Whether the generator's first layer sees the latent, beside the constant.
     detail : bool, default=False
@@ -92,6 +94,7 @@ class GANConfig:
     n_mapping_layers: int = 3
     channel_base: int = 1024
     channel_max: int = 256
+    generator_width: int = 1
     latent_start: bool = False
     detail: bool = False
     loss: str = "logistic"
@@ -131,7 +134,7 @@ class GANConfig:
             size=self.size,
             latent_dim=self.latent_dim,
             n_mapping_layers=self.n_mapping_layers,
-            channel_base=self.channel_base,
+            channel_base=self.generator_width * self.channel_base,
             channel_max=self.channel_max,
             latent_start=self.latent_start,
         )

@@ -99,6 +99,13 @@ def test_each_part_trains_what_it_is_to_train(options, learning):
     assert {name for name, moved in seen.items() if moved} == set(learning)
 
 
+def test_the_generator_may_be_wider_than_the_discriminator():
+    narrow, wide = (trainer(generator_width=k, channel_max=64) for k in (1, 2))
+    assert wide.discriminator.block_widths == narrow.discriminator.block_widths
+    widths = [len(t.generator.convs[-1].bias) for t in (narrow, wide)]
+    assert widths == [8, 16]
+
+
 def test_learning_rate_scale_of_zero_moves_nothing():
     seen = changed(trainer(), NAMES, learning_rate_scale=0.0)
     assert not any(seen.values())
