@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -19,19 +18,6 @@ from gandl._row_labels import batch_of_rows
 from gandl.scoring._dose_response import DoseResponseRegressor
 from gandl.scoring._hits import HitCaller
 from gandl.scoring._perturbation import PerturbationScorer
-
-_N_DRAWS = 2000  # means of controls behind a threshold
-
-
-class _Callers(dict):
-    """Hit callers by number of rows and of means, made when first asked for."""
-
-    def __init__(self, make: Callable[[int, int], HitCaller]) -> None:
-        self.make = make
-
-    def __missing__(self, key: tuple[int, int]) -> HitCaller:
-        self[key] = self.make(*key)
-        return self[key]
 
 
 class DoseResponseScorer(BaseEstimator):
@@ -64,7 +50,7 @@ class DoseResponseScorer(BaseEstimator):
     Attributes
     ----------
     perturbation_, hits_ : PerturbationScorer, HitCaller
-        Fitted on the controls; ``hits_`` calls single rows.
+        Fitted on the controls.
     n_features_in_ : int
         Length of a row.
     feature_names_in_ : ndarray of str
@@ -79,9 +65,9 @@ class DoseResponseScorer(BaseEstimator):
     A compound is a hit if its curve falls, with a q-value (Benjamini and Hochberg [1]_)
     below ``alpha``, and its mean at some concentration is called a hit; else toxic if
     its mean at some concentration is; else inactive. A mean over n replicates is called
-    by thresholds of means over n controls, drawn 2,000 times with a seed of their own,
-    and since a compound has several concentrations, the share of controls that each
-    threshold cuts off is ``hits.quantile`` divided by their number.
+    by what means of n further controls would be, and since a compound has several
+    concentrations, they share ``hits.quantile``: of inert compounds, about so many are
+    called toxic.
 
     References
     ----------
@@ -168,27 +154,10 @@ class DoseResponseScorer(BaseEstimator):
                 "No batch has controls enough to leave one out: there is nothing to "
                 "take thresholds from. Join batches, or give more controls."
             )
-        self.hits_ = self._hit_caller(1, 1)
+        known = ~np.isnan(scores[:, 0])
+        self.hits_ = clone(self.hits or HitCaller()).set_params(negative=0, positive=1)
+        self.hits_.fit(scores[known], self.perturbation_.control_kinds_[known])
         return self
-
-    def _hit_caller(self, n_rows: int, n_means: int) -> HitCaller:
-        """What calls ``n_means`` means of ``n_rows`` rows, by means of controls."""
-        axis = self.perturbation_
-        rng = np.random.default_rng(0)
-        means, kinds = [], []
-        for kind in (0, 1):
-            scores = axis.control_scores_[axis.control_kinds_ == kind]
-            # In an order of their own: draws are not to depend on that of rows.
-            scores = scores[~np.isnan(scores[:, 0])]
-            scores = scores[np.lexsort(scores.T)]
-            if n_rows > 1:
-                draws = rng.random((_N_DRAWS, len(scores))).argsort(axis=1)
-                scores = scores[draws[:, :n_rows]].mean(axis=1)
-            means.append(scores)
-            kinds.append(np.full(len(scores), kind))
-        hits = clone(self.hits or HitCaller())
-        hits.set_params(negative=0, positive=1, quantile=hits.quantile / n_means)
-        return hits.fit(np.concatenate(means), np.concatenate(kinds))
 
     def dose_response(
         self, X: Any, compound: Any, concentration: Any, *, batch: Any = None
@@ -247,11 +216,10 @@ class DoseResponseScorer(BaseEstimator):
             )
             for where in rows
         )
-        callers = _Callers(self._hit_caller)
         q_values = false_discovery_control([curve.p_value_ for curve in curves])
         table = pd.DataFrame(
             [
-                self._row(name, scores[where], dose[where], curve, q, callers)
+                self._row(name, scores[where], dose[where], curve, q)
                 for name, where, curve, q in zip(
                     names, rows, curves, q_values, strict=True
                 )
@@ -301,19 +269,12 @@ class DoseResponseScorer(BaseEstimator):
         dose: np.ndarray,
         curve: DoseResponseRegressor,
         q_value: float,
-        callers: _Callers,
     ) -> dict[str, Any]:
         doses, position = np.unique(dose, return_inverse=True)
         means = np.stack(
             [scores[position == k].mean(axis=0) for k in range(len(doses))]
         )
-        counts = np.bincount(position)
-        calls = np.concatenate(
-            [
-                callers[n, len(doses)].call(mean[None])
-                for n, mean in zip(counts.tolist(), means, strict=True)
-            ]
-        )
+        calls = self.hits_.call(means, np.bincount(position), n_calls=len(doses))
         active = q_value < self.alpha and curve.slope_ < 0
         toxic = doses[calls == "toxic"]
         call = "toxic" if len(toxic) else "inactive"

@@ -1,4 +1,4 @@
-"""HitCaller: which scores are better than those of untreated controls."""
+"""HitCaller: which scores are better than untreated wells would have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.stats import t as student
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -14,11 +15,11 @@ from gandl._row_labels import kinds_of_controls
 
 
 class HitCaller(BaseEstimator):
-    """Call on- and off-perturbation a hit, inactive or toxic, by quantiles of controls.
+    """Call on- and off-perturbation a hit, inactive or toxic, by the controls.
 
-    A row is toxic if its off-perturbation is above that of nearly all controls, else a
-    hit if its on-perturbation is below that of nearly all positive (untreated)
-    controls, else inactive.
+    A row, or a mean of replicates, is toxic if its off-perturbation is above what
+    nearly all controls would have, else a hit if its on-perturbation is below what
+    nearly all positive (untreated) controls would have, else inactive.
 
     Parameters
     ----------
@@ -26,14 +27,12 @@ class HitCaller(BaseEstimator):
         The values of ``y`` that mark the controls. None: the first and the last in
         sorted order.
     quantile : float, default=0.01
-        The share of controls that a threshold cuts off.
+        The share of further controls that a threshold is to cut off.
 
     Attributes
     ----------
-    on_threshold_ : float
-        The quantile of the positive controls' on-perturbation.
-    off_threshold_ : float
-        The quantile ``1 - quantile`` of both controls' off-perturbation.
+    on_controls_, off_controls_ : ndarray
+        On-perturbation of the positive controls, off-perturbation of both kinds.
     negative_, positive_ : object
         The values of ``y`` used.
     n_features_in_ : int
@@ -44,6 +43,21 @@ class HitCaller(BaseEstimator):
     See Also
     --------
     PerturbationScorer : Where the scores come from.
+
+    Notes
+    -----
+    A threshold is the limit of a prediction interval [1]_ for the mean of n further
+    controls, given N: ``mean ± t * sd * sqrt(1 / n + 1 / N)``, with the quantile t of
+    Student's distribution of N - 1 degrees of freedom. A quantile of the controls
+    themselves is not known where they are a dozen a plate. Off-perturbation is a length
+    and skewed: its threshold is the higher of that limit and of the one for
+    ``off ** (2 / 3)``, which is nearly normal (Wilson and Hilferty [2]_).
+
+    References
+    ----------
+    .. [1] G. J. Hahn and W. Q. Meeker, "Statistical Intervals", Wiley, 1991.
+    .. [2] E. B. Wilson and M. M. Hilferty, "The distribution of chi-square", PNAS 17,
+       1931.
 
     Examples
     --------
@@ -61,7 +75,7 @@ class HitCaller(BaseEstimator):
     _parameter_constraints: ClassVar[dict] = {
         "negative": "no_validation",
         "positive": "no_validation",
-        "quantile": [Interval(Real, 0, 0.5, closed="left")],
+        "quantile": [Interval(Real, 0, 0.5, closed="neither")],
     }
 
     def __init__(
@@ -90,23 +104,57 @@ class HitCaller(BaseEstimator):
         Raises
         ------
         ValueError
-            If there are no controls of a kind.
+            If there are fewer than two controls of a kind.
         """
         X = validate_data(self, X, dtype=np.float64)
         self.negative_, self.positive_, kind = kinds_of_controls(
             y, len(X), self.negative, self.positive
         )
-        self.on_threshold_ = float(np.quantile(X[kind == 1, 0], self.quantile))
-        self.off_threshold_ = float(np.quantile(X[kind >= 0, -1], 1 - self.quantile))
+        for k, name in enumerate((self.negative_, self.positive_)):
+            if (kind == k).sum() < 2:
+                raise ValueError(
+                    f"There is one control {name!r}: thresholds take two at least."
+                )
+        self.on_controls_ = X[kind == 1, 0]
+        self.off_controls_ = X[kind >= 0, -1]
         return self
 
-    def call(self, X: Any) -> np.ndarray:
-        """Call rows.
+    def thresholds(
+        self, n_rows: Any = 1, n_calls: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is a hit below, and toxic above.
+
+        Parameters
+        ----------
+        n_rows : int or array-like of int, default=1
+            Replicates behind each mean that is to be called.
+        n_calls : int, default=1
+            Calls that share ``quantile``, such as a compound's concentrations.
+
+        Returns
+        -------
+        tuple of ndarray
+            Thresholds of on- and off-perturbation, in the shape of ``n_rows``.
+        """
+        check_is_fitted(self)
+        share = self.quantile / n_calls
+        on = _prediction_limit(self.on_controls_, n_rows, share)
+        off = _prediction_limit(self.off_controls_, n_rows, 1 - share)
+        lengths = self.off_controls_.clip(min=0)
+        root = _prediction_limit(lengths ** (2 / 3), n_rows, 1 - share)
+        return on, np.maximum(off, root.clip(min=0) ** (3 / 2))
+
+    def call(self, X: Any, n_rows: Any = 1, n_calls: int = 1) -> np.ndarray:
+        """Call rows, or means of replicates.
 
         Parameters
         ----------
         X : array-like of shape (n, n_columns)
             On-perturbation and off-perturbation, as in `fit`.
+        n_rows : int or array-like of int of shape (n,), default=1
+            Replicates behind each row of X.
+        n_calls : int, default=1
+            Calls that share ``quantile``, such as a compound's concentrations.
 
         Returns
         -------
@@ -115,11 +163,20 @@ class HitCaller(BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        rescued = X[:, 0] < self.on_threshold_
-        toxic = X[:, -1] > self.off_threshold_
+        on, off = self.thresholds(n_rows, n_calls)
+        rescued, toxic = X[:, 0] < on, X[:, -1] > off
         return np.where(toxic, "toxic", np.where(rescued, "hit", "inactive"))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def _prediction_limit(x: np.ndarray, n: Any, quantile: float) -> np.ndarray:
+    """What the mean of n further values lies below with a probability ``quantile``."""
+    spread = x.std(ddof=1) * np.sqrt(1 / np.asarray(n) + 1 / len(x))
+    # Where controls are all alike so are further ones, whatever the quantile.
+    return x.mean() + (
+        student.ppf(quantile, len(x) - 1) * spread if spread.any() else 0
+    )

@@ -7,32 +7,65 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gandl.scoring import HitCaller
 
 
-@parametrize_with_checks([HitCaller(), HitCaller(quantile=0)])
+@parametrize_with_checks([HitCaller(), HitCaller(quantile=0.2)])
 def test_sklearn(estimator, check):
     check(estimator)
 
 
-def controls(n=500):
-    rng = np.random.default_rng(0)
+def controls(n=500, seed=0, dimensions=5):
+    """On-perturbation, normal, and off-perturbation, a length in so many dimensions."""
+    rng = np.random.default_rng(seed)
     y = np.repeat(["mock", "infected", "drug"], n)
-    scores = np.stack([rng.normal(size=3 * n), rng.chisquare(5, size=3 * n)], axis=1)
+    lengths = np.sqrt(rng.chisquare(dimensions, size=3 * n))
+    scores = np.stack([rng.normal(size=3 * n), lengths], axis=1)
     scores[y == "infected", 0] += 6
     scores[y == "drug"] += 100
     return scores, y
 
 
-def test_thresholds_are_quantiles_of_controls():
-    scores, y = controls()
+def test_thresholds_cut_off_that_share_of_many_controls():
+    scores, y = controls(5000)
     caller = HitCaller(negative="mock", positive="infected", quantile=0.02)
-    caller.fit(scores, y)
-    infected = y == "infected"
-    assert np.mean(scores[infected, 0] < caller.on_threshold_) == 0.02
-    either = y != "drug"
-    assert np.mean(scores[either, 1] > caller.off_threshold_) == 0.02
-    calls = caller.call(scores)
-    assert np.mean(calls[infected] == "hit") < 0.021
+    calls = caller.fit(scores, y).call(scores)
+    infected, either = y == "infected", y != "drug"
+    on, off = caller.thresholds()
+    assert np.mean(scores[infected, 0] < on) == pytest.approx(0.02, abs=0.004)
+    assert np.mean(scores[either, 1] > off) == pytest.approx(0.02, abs=0.004)
     assert np.mean(calls[y == "mock"] == "hit") > 0.95
     assert (calls[y == "drug"] == "toxic").all()
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 12])
+@pytest.mark.parametrize("n_controls", [6, 12, 50])
+@pytest.mark.parametrize("dimensions", [2, 20])
+def test_of_further_controls_that_share_is_called_by_few_controls(
+    n_controls, n_rows, dimensions
+):
+    """Six means share 0.05, also where as many replicates are as controls."""
+    called = []
+    for seed in range(300):
+        caller = HitCaller(negative="mock", positive="infected", quantile=0.05)
+        caller.fit(*controls(n_controls, seed, dimensions))
+        further, y = controls(6 * n_rows, seed + 1000, dimensions)
+        means = further[y == "infected"].reshape(6, n_rows, 2).mean(axis=1)
+        calls = caller.call(means, n_rows, n_calls=6)
+        called.append([(calls == "hit").any(), (calls == "toxic").any()])
+    hit, toxic = np.mean(called, axis=0)
+    # Three standard errors of 300 draws; lengths are not quite normal.
+    assert hit < 0.05 + 0.04
+    assert 0.005 < toxic < 0.05 + 0.06
+
+
+def test_thresholds_are_prediction_limits():
+    """By hand: mean 2, sd 1, 3 controls; Student's 2.9200 is its 95 % at 2 degrees."""
+    X = np.array([[9, 1], [9, 1], [1, 1], [2, 1], [3, 1]])
+    caller = HitCaller(negative=0, positive=1, quantile=0.05)
+    caller.fit(X, [0, 0, 1, 1, 1])
+    on, off = caller.thresholds([1, 4], n_calls=1)
+    expected = [2 - 2.9200 * (1 + 1 / 3) ** 0.5, 2 - 2.9200 * (1 / 4 + 1 / 3) ** 0.5]
+    np.testing.assert_allclose(on, expected, rtol=1e-4)
+    np.testing.assert_allclose(off, 1)  # controls are all alike there
+    assert caller.thresholds(n_calls=6)[0] < on[0]
 
 
 def test_side_effects_come_before_rescue():
@@ -49,3 +82,5 @@ def test_controls_are_to_be_there():
     scores, y = controls()
     with pytest.raises(ValueError, match="No row of y is positive='virus'"):
         HitCaller(negative="mock", positive="virus").fit(scores, y)
+    with pytest.raises(ValueError, match="one control 'mock': thresholds take two"):
+        HitCaller(negative="mock", positive="infected").fit(scores[499:], y[499:])
