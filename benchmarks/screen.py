@@ -104,9 +104,7 @@ def score(
         X, known = averages[mine], wells[mine]
         treated = (known["well_type"] == "treatment").to_numpy()
         kind = known["disease_condition"].mask(treated)
-        tvn = TypicalVariationNormalizer(
-            control="healthy", n_components=min(33, X.shape[1])
-        )
+        tvn = TypicalVariationNormalizer(control="healthy", n_components=33)
         X = tvn.fit_transform(X, kind, batch=known["plate"])
         axis = PerturbationScorer(
             negative="healthy",

@@ -369,8 +369,7 @@ def write_hits(
     features = wells[feature_columns(wells)]
     plate, treated = wells["Metadata_Plate"], wells["Metadata_well_type"] == "treatment"
     kind = wells["Metadata_disease_condition"].mask(treated)
-    most = int((kind == "healthy").sum()) - plate.nunique()  # directions they vary in
-    tvn = TypicalVariationNormalizer(control="healthy", n_components=min(40, most))
+    tvn = TypicalVariationNormalizer(control="healthy", n_components=40)
     X = tvn.fit_transform(features, kind, batch=plate)
     axis = PerturbationScorer(
         negative="healthy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ def embed(
     features: str | int,
     size: int,
     device: str,
+    progress: Callable[[float, str], None] | None = None,
 ) -> np.ndarray:
     """Embed images (n, C, H, W) by the mean over their tiles: (n, d), float32."""
 
@@ -50,6 +51,9 @@ def embed(
             ]
             per_tile = torch.cat(parts).cpu()
             embedded.append(per_tile.unflatten(0, (-1, tiles_each)).mean(dim=1))
+            if progress and len(chunks) > 1:
+                n = min(len(embedded) * n_images, len(rows))
+                progress(n / len(rows), f"{n:,} of {len(rows):,} images embedded")
     return torch.cat(embedded).numpy()
 
 

@@ -60,8 +60,14 @@ def join_plate_map(known: pd.DataFrame, plate_map: pd.DataFrame) -> pd.DataFrame
         raise ValueError(
             f'The images have no "well" to look up; what is known is {list(known)}.'
         )
+    for key in keys:
+        without = np.flatnonzero(known[key].isna())
+        if len(without):
+            raise ValueError(f"Row {without[0]} has no {key} to look up.")
     left, right = (
-        table.assign(well=[_well(name) for name in table["well"]])
+        table.assign(
+            **{key: table[key].astype(str) for key in keys},  # plate 1 is plate "1"
+        ).assign(well=[_well(name) for name in table["well"]])
         for table in (known, plate_map)
     )
     twice = np.flatnonzero(right.duplicated(keys))
@@ -89,7 +95,9 @@ def well_kinds(
     """Tell controls from treated wells: columns kind, compound and concentration.
 
     A well is a control if its ``control`` column says so and nothing but a vehicle was
-    given to it; where both are one column, if it says so.
+    given to it; where both are one column, if it says so. Of wells with a compound,
+    those that the ``control`` column gives another state than the positive controls'
+    are "left_out": a compound on healthy cells rescues none.
     """
     for name in (control, compound, concentration):
         if name not in wells:
@@ -106,18 +114,30 @@ def well_kinds(
                 f"{found}; controls were given nothing, or one of {list(vehicle)}."
             )
     treated = kind.isna() & given.notna() & ~given.isin(vehicle)
+    left_out = pd.Series(False, index=wells.index)
+    if control != compound:
+        state = wells[control]
+        left_out = treated & state.notna() & (state != positive)
+        treated &= ~left_out
+    for name in wells["well"]:
+        well_position(name)  # refuses what is none
     if not treated.any():
         raise ValueError(f"No well is treated by the column {compound!r}.")
     dose = pd.to_numeric(wells[concentration].where(treated), errors="coerce")
-    odd = np.flatnonzero(treated & dose.isna())
+    odd = np.flatnonzero(treated & ~(dose >= 0) | np.isinf(dose))
     if len(odd):
         raise ValueError(
             f"{_named(wells, ['plate', 'well'], odd)}, treated with "
             f"{given.iloc[odd[0]]!r}, has the concentration "
-            f"{wells[concentration].iloc[odd[0]]!r}: a number is needed."
+            f"{wells[concentration].iloc[odd[0]]!r}: a number from 0 is needed."
         )
     return pd.DataFrame(
-        {"kind": kind, "compound": given.where(treated), "concentration": dose}
+        {
+            "kind": kind,
+            "compound": given.where(treated),
+            "concentration": dose,
+            "left_out": left_out,
+        }
     )
 
 

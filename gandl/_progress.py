@@ -83,7 +83,7 @@ class TrainingProgress:
 
     def __init__(self, estimator: Any, context: Any, *, verbose: bool) -> None:
         self.estimator, self.context = estimator, context
-        self.line = _line(verbose)
+        self.line = progress_line(verbose)
         self.start = time.perf_counter()
         self.n_before = getattr(estimator, "n_images_seen_", 0)
         self.n_ticks = 0
@@ -179,7 +179,8 @@ class _Rich:
         self.progress.stop()
 
 
-def _line(verbose: bool) -> Any:
+def progress_line(verbose: bool) -> Any:
+    """What takes a fraction and a text, and is closed at the end."""
     if not verbose:
         return _Silent()
     if not sys.stderr.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
+from gandl._arguments import make_parser
 from gandl._plate_map import join_plate_map, read_table, well_kinds, with_usual_names
 from gandl.images import ImageCollection
 from gandl.profiles import (
@@ -31,6 +33,16 @@ from gandl.profiles import (
     write_profiles,
 )
 
+# What scoring and screening leave in their folder.
+_OUTPUTS = {
+    "compounds.csv",
+    "controls.csv",
+    "images.parquet",
+    "model.safetensors",
+    "report.html",
+    "run.json",
+    "wells.parquet",
+}
 _PACKAGES = ("gandl", "numpy", "pandas", "scipy", "scikit-learn", "torch", "tifffile")
 
 
@@ -54,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["embed", "missing.safetensors", "images", "--out", "wells.csv"])
     1
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
-        options.run(options)
-    except (OSError, ValueError, ImportError) as error:
+        _COMMANDS[options.command](options)
+    except (OSError, ValueError, ImportError, FloatingPointError) as error:
         print(f"gandl {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -68,10 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fit(options: argparse.Namespace) -> None:
     out = _free(options)
-    images, _ = _images(options)
+    images, known = _images(options)
+    images = images[_selected(known, options)]
+    if options.intensity == "plate":
+        images = _with_plate_range(images, options)
     model = _featurizer(options).fit(images)
     model.save(out, overwrite=options.overwrite)
-    _write_record(_beside(out), options, model, images)
+    _write_record(_beside(out), _record(options, model, images))
     print(f"Model: {out}")
 
 
@@ -79,9 +94,12 @@ def _embed(options: argparse.Namespace) -> None:
     out = _free(options)
     model = _load(options.model)
     images, known = _images(options)
-    profiles = _profiles(model, images, known)
+    if model.intensity == "plate":
+        images = _with_plate_range(images, options)
+    rows = _selected(known, options)
+    profiles = _profiles(model, images[rows], known.iloc[rows])
     write_profiles(profiles, out, overwrite=options.overwrite)
-    _write_record(_beside(out), options, model, images)
+    _write_record(_beside(out), _record(options, model, images))
     print(f"Embeddings of {len(profiles)} images: {out}")
 
 
@@ -90,24 +108,30 @@ def _score(options: argparse.Namespace) -> None:
     features = profiles[feature_columns(profiles)]
     known = with_usual_names(profiles.drop(columns=list(features)))
     known = _with_plates(_with_plate_map(known, options), options)
-    _well_kinds(known, options)
+    rows = _selected(known, options)
+    features, known = features.iloc[rows], known.iloc[rows]
+    _check_wells(known, options)
     with _new_folder(options) as out:
-        record = _write_record(out / "run.json", options)
+        record = _record(options)
         _score_wells(options, out, make_profiles(features, known), None, record)
 
 
 def _screen(options: argparse.Namespace) -> None:
     images, known = _images(options)
-    # A wrong name is to be told before hours of training.
-    _well_kinds(known, options)
+    rows = _selected(known, options)
+    images, known = images[rows], known.iloc[rows]
+    # What is wrong is to be told before hours of training.
+    _check_wells(known, options)
     with _new_folder(options) as out:
         model = _load(options.model) if options.model else _featurizer(options)
+        if model.intensity == "plate":
+            images = _with_plate_range(images, options)
         if not options.model:
             model.fit(images)
         model.save(out / "model.safetensors")
         profiles = _profiles(model, images, known)
         write_profiles(profiles, out / "images.parquet")
-        record = _write_record(out / "run.json", options, model, images)
+        record = _record(options, model, images)
         _score_wells(options, out, profiles, images, record)
 
 
@@ -126,7 +150,7 @@ def _generate(options: argparse.Namespace) -> None:
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)
-    _write_record(_beside(out), options, model)
+    _write_record(_beside(out), _record(options, model))
     n, n_channels, height, width = made.shape
     print(f"{n} images, {n_channels} channels of {height} x {width}: {out}")
 
@@ -145,12 +169,11 @@ def _score_wells(
     wells = aggregate(profiles, ["plate", "well"])
     names = feature_columns(wells)
     known = with_usual_names(wells.drop(columns=names))
-    known[["kind", "compound", "concentration"]] = _well_kinds(known, options)
+    kinds = ["kind", "compound", "concentration"]
+    known[kinds] = _well_kinds(known, options)[kinds]
     known["batch"] = known["plate"]
-    n_controls = int((known["kind"] == options.negative).sum())
-    most = min(len(names), n_controls - known["batch"].nunique())
     normalizer = TypicalVariationNormalizer(
-        control=options.negative, n_components=max(1, min(options.components, most))
+        control=options.negative, n_components=options.components
     )
     X = normalizer.fit_transform(
         wells[names].to_numpy(), known["kind"], batch=known["batch"]
@@ -164,7 +187,11 @@ def _score_wells(
         pooled=True,
         poor_controls="ignore",  # the report tells, and so does the last line
     )
-    scorer = DoseResponseScorer(perturbation=axis, n_jobs=options.jobs)
+    scorer = DoseResponseScorer(
+        perturbation=axis,
+        controls_at_zero=not options.doses_alone,
+        n_jobs=options.jobs,
+    )
     scorer.fit(X, known["kind"], batch=known["batch"])
     first = ~profiles.duplicated(["Metadata_Plate", "Metadata_Well"]).to_numpy()
     table = write_report(
@@ -176,11 +203,13 @@ def _score_wells(
         title=options.title,
         unit=options.unit,
         pixel_size=options.pixel_size,
+        n_hits=options.hits,
         run=record,
     )
     table.to_csv(out / "compounds.csv", index=False)
     separation = scorer.perturbation_.separation_
     separation.to_csv(out / "controls.csv")
+    _write_record(out / "run.json", record)
     poor = separation.index[~separation["separate"]]
     if len(poor):
         print(
@@ -210,8 +239,7 @@ def _load(path: Path) -> Any:
 
 
 def _profiles(model: Any, images: ImageCollection, known: pd.DataFrame) -> pd.DataFrame:
-    if model.intensity == "plate":
-        images = images.with_intensity_range(by="plate")
+    model.set_params(verbose=True)  # as a model that was loaded may not be
     names = list(model.get_feature_names_out())
     return make_profiles(model.transform(images), known, names=names)
 
@@ -239,10 +267,33 @@ def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
         images = images.with_channels(
             list(names.values() if isinstance(names, dict) else names or ())
         )
-    if getattr(options, "intensity", None) == "plate":
-        images = images.with_intensity_range(by="plate")
     known = _with_plate_map(with_usual_names(images.metadata), options)
     return images, _with_plates(known, options)
+
+
+def _with_plate_range(
+    images: ImageCollection, options: argparse.Namespace
+) -> ImageCollection:
+    """Take the intensity range of each plate from its images."""
+    usual = dict(zip(with_usual_names(images.metadata), images.metadata, strict=True))
+    names = getattr(options, "batch", None) or ["plate"]
+    return images.with_intensity_range(by=[usual.get(name, name) for name in names])
+
+
+def _selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
+    """Numbers of the rows that --select takes."""
+    if not options.select:
+        return np.arange(len(known))
+    try:
+        rows = known.reset_index(drop=True).query(options.select).index.to_numpy()
+    except Exception as error:  # pandas raises many kinds
+        raise ValueError(
+            f"--select {options.select!r}: {error}. There are the columns "
+            f"{list(known)}."
+        ) from None
+    if not len(rows):
+        raise ValueError(f"--select {options.select!r} takes no row.")
+    return rows
 
 
 def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
@@ -284,7 +335,30 @@ def _with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFra
     missing = [name for name in columns if name not in known]
     if missing:
         raise ValueError(f"There is no column {missing[0]!r}, but {list(known)}.")
-    return known.assign(plate=known[columns].agg("/".join, axis=1))
+    names = known[columns]
+    without = np.flatnonzero(names.isna().any(axis=1))
+    if len(without):
+        raise ValueError(f"Row {without[0]} has no {' and '.join(columns)}.")
+    return known.assign(plate=names.astype(str).agg("/".join, axis=1))
+
+
+def _check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Refuse wells that cannot be scored, and tell which are left out."""
+    kinds = _well_kinds(known, options)
+    wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
+    for plate, mine in wells.groupby("plate"):
+        n = int((mine["kind"] == options.negative).sum())
+        if n < 2:
+            raise ValueError(
+                f"Plate {plate} has {n} wells that are controls {options.negative!r}: "
+                "to normalise a plate takes two. Leave it out by --select."
+            )
+    if n := int(wells["left_out"].sum()):
+        print(
+            f"Left out: {n} wells with a compound whose {options.control} is not "
+            f"{options.positive!r}.",
+            file=sys.stderr,
+        )
 
 
 def _well_kinds(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
@@ -317,10 +391,19 @@ def _beside(out: Path) -> Path:
 def _new_folder(options: argparse.Namespace) -> Iterator[Path]:
     """A folder that takes its place once it is complete."""
     final = _free(options)
-    if final.exists() and not (final / "run.json").is_file():
-        raise FileExistsError(
-            f"{str(final)!r} was not written by gandl, and is not overwritten."
-        )
+    if final.exists():
+        others = sorted({entry.name for entry in final.iterdir()} - _OUTPUTS)
+        if others:
+            raise FileExistsError(
+                f"{str(final)!r} has {others[0]!r}, which was not written by gandl: it "
+                "is not overwritten. Name another folder."
+            )
+        for path in _inputs(options).values():
+            if final.resolve() in path.resolve().parents:
+                raise FileExistsError(
+                    f"{str(path)!r} is to be read, and lies in --out, which is to be "
+                    "overwritten: name another folder."
+                )
     part = final.with_name(f"{final.name}.incomplete.{uuid.uuid4().hex[:8]}")
     part.mkdir()
     try:
@@ -340,20 +423,32 @@ def _new_folder(options: argparse.Namespace) -> Iterator[Path]:
         print(f"Report:  {final / 'report.html'}")
 
 
-def _write_record(
-    path: Path,
+def _inputs(options: argparse.Namespace) -> dict[str, Path]:
+    """What the command reads, by the names of its arguments."""
+    given = {
+        name: getattr(options, name, None)
+        for name in ("images", "profiles", "model", "plate_map")
+    }
+    return {name: path for name, path in given.items() if path is not None}
+
+
+def _record(
     options: argparse.Namespace,
     model: Any = None,
     images: ImageCollection | None = None,
 ) -> dict[str, Any]:
-    """Write what was run beside its output: versions, parameters, seed, data."""
-    shown = {k: v for k, v in vars(options).items() if k != "run"}
+    """What is run: versions, parameters, seed, data."""
+    given = vars(options)
     record: dict[str, Any] = {
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {k: str(v) if isinstance(v, Path) else v for k, v in shown.items()},
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": platform.platform(),
+        "sha256": {
+            name: _sha256(path)
+            for name, path in _inputs(options).items()
+            if path.is_file()
+        },
     }
     if images is not None:
         # Of names, sizes and times of the files, which is what notices a changed one.
@@ -364,175 +459,27 @@ def _write_record(
             "images_seen": model.n_images_seen_,
             "channels": list(model.channels_in_ or ()),
         }
-    part = path.with_name(f".{uuid.uuid4().hex}.json")
-    part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(part, path)
     return record
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gandl",
-        description="Embeddings of microscopy images, learned without labels.",
-    )
-    parser.add_argument("--version", action="version", version=version("gandl"))
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    fit = _command(commands, "fit", _fit, "train a model on images", _EXAMPLES["fit"])
-    _add_images(fit)
-    _add_training(fit)
-    _add_out(fit, "file of the model, such as model.safetensors")
-
-    embed = _command(
-        commands, "embed", _embed, "embed images by a model", _EXAMPLES["embed"]
-    )
-    embed.add_argument("model", type=Path, help="file that gandl fit wrote")
-    _add_images(embed)
-    _add_plate_map(embed)
-    _add_out(embed, "table of embeddings: .parquet, .csv or .csv.gz")
-
-    score = _command(
-        commands, "score", _score, "score compounds by embeddings", _EXAMPLES["score"]
-    )
-    score.add_argument("profiles", type=Path, help="table that gandl embed wrote")
-    _add_plate_map(score)
-    _add_scoring(score)
-    _add_out(score, "folder of tables and report")
-
-    screen = _command(
-        commands,
-        "screen",
-        _screen,
-        "all of it: train, embed, score, report",
-        _EXAMPLES["screen"],
-    )
-    _add_images(screen)
-    _add_plate_map(screen)
-    _add_scoring(screen)
-    _add_training(screen)
-    screen.add_argument("--model", type=Path, help="do not train, take this model")
-    _add_out(screen, "folder of model, tables and report")
-
-    generate = _command(
-        commands, "generate", _generate, "draw images", _EXAMPLES["generate"]
-    )
-    generate.add_argument("model", type=Path, help="file that gandl fit wrote")
-    generate.add_argument("-n", type=int, default=16, help="how many (16)")
-    generate.add_argument(
-        "--truncation", type=float, default=1.0, help="below 1: more typical (1)"
-    )
-    generate.add_argument("--seed", type=int, default=0, help="seed (0)")
-    _add_out(generate, "TIFF stack")
-    return parser
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_EXAMPLES = {
-    "fit": """
-  gandl fit plates --pattern "{plate}/{well}_s{site}_w{channel}.tif" \\
-      --minutes 20 --out model.safetensors""",
-    "embed": """
-  gandl embed model.safetensors load_data.csv --out images.parquet""",
-    "score": """
-  gandl score images.parquet --plate-map plate_map.csv \\
-      --control disease_condition --negative healthy --positive infected \\
-      --out scores""",
-    "screen": """
-  gandl screen plates --pattern "{plate}/{well}_s{site}_w{channel}.tif" \\
-      --plate-map plate_map.csv --control disease_condition \\
-      --negative healthy --positive infected --minutes 20 --out results""",
-    "generate": """
-  gandl generate model.safetensors -n 16 --out generated.tif""",
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write what was run beside its output, when it has ended."""
+    ended = {"ended": datetime.now(UTC).isoformat(timespec="seconds")}
+    part = path.with_name(f".{uuid.uuid4().hex}.json")
+    text = json.dumps(ended | record, indent=2, default=str)
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+_COMMANDS = {
+    "fit": _fit,
+    "embed": _embed,
+    "score": _score,
+    "screen": _screen,
+    "generate": _generate,
 }
-
-
-def _command(
-    commands: Any, name: str, run: Any, text: str, example: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=f"example:{example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_out(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--out", type=Path, required=True, help=text)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what is there"
-    )
-
-
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "images",
-        type=Path,
-        help="folder of images, load_data.csv, or a table with a column of paths",
-    )
-    group.add_argument(
-        "--pattern",
-        help='names of files in the folder: "{plate}/{well}_w{channel}.tif"',
-    )
-    group.add_argument("--path", default="path", help="column of paths (path)")
-    group.add_argument(
-        "--root", type=Path, help="where paths start (the folder of the table)"
-    )
-    group.add_argument(
-        "--channels",
-        nargs="+",
-        help="channels to use, in order (all); of a folder also renamed: 1=DNA 2=actin",
-    )
-
-
-def _add_plate_map(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("plate map")
-    group.add_argument(
-        "--plate-map",
-        type=Path,
-        help="table (csv, tsv) with a column well; joined by all columns in common",
-    )
-    group.add_argument(
-        "--batch", nargs="+", help="columns that together name a plate (plate)"
-    )
-
-
-def _add_scoring(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("scoring")
-    group.add_argument("--control", required=True, help="column that names controls")
-    group.add_argument("--negative", required=True, help="its value of healthy wells")
-    group.add_argument(
-        "--positive", required=True, help="its value of untreated, perturbed wells"
-    )
-    group.add_argument("--compound", default="compound", help="column (compound)")
-    group.add_argument(
-        "--concentration", default="concentration", help="column (concentration)"
-    )
-    group.add_argument(
-        "--vehicle", nargs="+", default=["DMSO"], help="compounds that are none (DMSO)"
-    )
-    group.add_argument(
-        "--components", type=int, default=40, help="of the normalisation, at most (40)"
-    )
-    group.add_argument("--unit", default="µM", help="of concentrations (µM)")
-    group.add_argument("--pixel-size", type=float, help="micrometres a pixel")
-    group.add_argument("--title", default="Screen", help="of the report (Screen)")
-    group.add_argument("--jobs", type=int, help="processes that fit curves (1)")
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    group.add_argument("--minutes", type=float, default=20, help="of training (20)")
-    group.add_argument(
-        "--preset", default="default", choices=["default", "paper"], help="(default)"
-    )
-    group.add_argument(
-        "--intensity",
-        default="dataset",
-        choices=["dataset", "image", "plate"],
-        help="what the brightness range is taken of (dataset)",
-    )
-    group.add_argument("--seed", type=int, default=0, help="seed (0)")

@@ -31,6 +31,7 @@ from gandl._progress import (
     CallbackSupportMixin,
     LossRecorder,
     TrainingProgress,
+    progress_line,
     training_progress,
     with_callbacks,
 )
@@ -130,7 +131,8 @@ class GANDLFeaturizer(
         same weights bit for bit on the same machine, on the CPU with the same number
         of threads.
     verbose : bool, default=False
-        Show a line with images seen, speed, time left, losses and augmentation.
+        Show a line with images seen, speed, time left, losses and augmentation; in
+        ``transform``, images embedded.
 
     Attributes
     ----------
@@ -362,14 +364,16 @@ class GANDLFeaturizer(
         check_is_fitted(self, "weights_")
         check_features(self._resolve("features"), self.config_)
         images = as_collection(self, X, reset=False)
-        return embed(
-            self._discriminator(),
-            images,
-            row_intensity(self, images),
-            features=self._resolve("features"),
-            size=self.config_.size,
-            device=self._device(),
-        )
+        with closing(progress_line(self.verbose)) as line:
+            return embed(
+                self._discriminator(),
+                images,
+                row_intensity(self, images),
+                features=self._resolve("features"),
+                size=self.config_.size,
+                device=self._device(),
+                progress=line,
+            )
 
     def generate(
         self,

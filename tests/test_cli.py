@@ -1,9 +1,11 @@
 """Each command does what the estimators do, and loses nothing."""
 
+import hashlib
 import json
 import subprocess
 import sys
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,7 +82,12 @@ def test_fit_embed_generate(folder, model, tmp_path, capsys):
     assert record["options"]["model"] == str(model)
     assert record["versions"]["gandl"]
     assert record["data"]["images"] == len(images)
+    assert record["data"]["fingerprint"] == joblib.hash(images)
     assert record["model"]["channels"] == ["DNA", "actin"]
+    drawn = json.loads((tmp_path / "made.tif.run.json").read_text())
+    assert drawn["options"]["seed"] == 5
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert drawn["sha256"] == record["sha256"] == {"model": digest}
 
 
 def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys):
@@ -107,6 +114,10 @@ def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys)
     given = [*CONTROLS, "--components", 4]
     assert run("score", out / "images.parquet", *given, "--out", again) == 0
     pd.testing.assert_frame_equal(pd.read_csv(again / "compounds.csv"), compounds)
+    for folder_of, read in ((out, {"model", "plate_map"}), (again, {"profiles"})):
+        record = json.loads((folder_of / "run.json").read_text())
+        assert set(record["sha256"]) == read
+        assert record["ended"]
     wells = read_profiles(out / "wells.parquet")
     assert len(wells) == 2 * 12 + 2 * 6 * 2
     assert (wells["Metadata_n_rows"] == 2).all()
@@ -152,20 +163,135 @@ def test_nothing_is_overwritten_unless_told(folder, model, tmp_path, capsys):
     given = [*images_of(folder), "--plate-map", folder / "metadata.csv", *CONTROLS]
     screen = ["screen", *given, "--model", model, "--out", mine, "--overwrite"]
     assert run(*screen) == 1
-    assert "was not written by gandl" in capsys.readouterr().err
+    assert "'thesis.txt', which was not written by gandl" in capsys.readouterr().err
     assert (mine / "thesis.txt").exists()
 
 
-def test_what_was_trained_is_kept_when_scoring_fails(folder, tmp_path, capsys):
-    few = pd.read_csv(folder / "metadata.csv", dtype=str)
-    healthy = few["disease_condition"] == "healthy"
-    few.loc[(few["plate"] == "2") & healthy, "disease_condition"] = "other"
-    few.to_csv(tmp_path / "map.csv", index=False)
-    given = [*images_of(folder), "--plate-map", tmp_path / "map.csv", *CONTROLS]
+def test_a_folder_is_not_overwritten_by_what_is_read_from_it(
+    folder, model, tmp_path, capsys
+):
+    out = tmp_path / "results"
+    out.mkdir()
+    table = out / "images.parquet"
+    assert run("embed", model, *images_of(folder), "--out", table) == 0
+    (out / "images.parquet.run.json").unlink()
+    given = ["--plate-map", folder / "metadata.csv", *CONTROLS, "--components", 4]
+    assert run("score", table, *given, "--out", out, "--overwrite") == 1
+    assert "is to be read, and lies in --out" in capsys.readouterr().err
+    assert table.is_file()
+    other = tmp_path / "scores"
+    for _ in range(2):
+        assert run("score", table, *given, "--out", other, "--overwrite") == 0
+
+
+def changed(folder, path, **columns):
+    """The plate map, with values of some columns changed where a query says so."""
+    table = pd.read_csv(folder / "metadata.csv", dtype=str)
+    for name, (query, value) in columns.items():
+        table.loc[table.query(query).index, name] = value
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {
+                "disease_condition": (
+                    "plate == '2' and disease_condition == 'healthy'",
+                    "other",
+                )
+            },
+            "Plate 2 has 0 wells that are controls 'healthy'",
+        ),
+        (
+            {"concentration": ("well_type == 'treatment'", "-1")},
+            "has the concentration '-1': a number from 0",
+        ),
+        (
+            {"concentration": ("well_type == 'treatment'", "inf")},
+            "has the concentration 'inf': a number from 0",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_told_before_training(
+    columns, message, folder, tmp_path, capsys
+):
+    plate_map = changed(folder, tmp_path / "map.csv", **columns)
+    given = [*images_of(folder), "--plate-map", plate_map, *CONTROLS]
+    out = tmp_path / "out"
+    assert run("screen", *given, "--minutes", 60, "--out", out) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_compounds_on_healthy_cells_are_left_out(folder, model, tmp_path, capsys):
+    """A counter-screen: they would pull the curve down, as rescued cells do."""
+    query = "compound == 'compound-1' and concentration == concentration.max()"
+    plate_map = changed(
+        folder, tmp_path / "map.csv", disease_condition=(query, "healthy")
+    )
+    given = ["--plate-map", plate_map, *CONTROLS, "--components", 4]
+    arguments = ["screen", *images_of(folder), *given, "--model", model]
+    assert run(*arguments, "--out", tmp_path / "out") == 0
+    assert "Left out: 2 wells with a compound" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "out" / "compounds.csv").set_index("compound")
+    assert table["n_rows"].to_dict() == {"compound-1": 10, "compound-2": 12}
+
+
+def test_select_plates_and_intensity_of_each(folder, tmp_path, capsys):
+    given = [*images_of(folder), "--minutes", 0.005, "--intensity", "plate"]
+    model, table = tmp_path / "model.safetensors", tmp_path / "images.parquet"
+    batch = ["--batch", "experiment", "plate"]
+    chosen = ["--select", "plate == '2'"]
+    assert run("fit", *given, *chosen, "--out", model) == 0
+    assert run("embed", model, *images_of(folder), *batch, "--out", table) == 0
+    profiles = read_profiles(table)
+    plates = set(profiles["Metadata_Plate"])
+    assert {plate.rpartition("/")[2] for plate in plates} == {"1", "2"}
+    assert run("fit", *given, "--select", "plate == '9'", "--out", table) == 1
+    assert run("fit", *given, "--select", "sheet == '9'", "--out", model) == 1
+    error = capsys.readouterr().err
+    assert "exists" in error
+    other = tmp_path / "other.safetensors"
+    for query, message in (
+        ("plate == '9'", "takes no row"),
+        ("sheet == '9'", "There are the columns ['experiment', 'plate'"),
+    ):
+        assert run("fit", *given, "--select", query, "--out", other) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_plates_that_are_numbers_or_missing(folder, model, tmp_path, capsys):
+    profiles = tmp_path / "images.parquet"
+    assert run("embed", model, *images_of(folder), "--out", profiles) == 0
+    table = pd.read_parquet(profiles)
+    table["Metadata_Plate"] = table["Metadata_Plate"].astype(int)
+    table.to_parquet(tmp_path / "numbers.parquet")
+    table["Metadata_Plate"] = table["Metadata_Plate"].where(table.index != 3)
+    table.to_parquet(tmp_path / "missing.parquet")
+    given = ["--plate-map", folder / "metadata.csv", *CONTROLS, "--components", 4]
+    source = [tmp_path / "numbers.parquet", *given]
+    assert run("score", *source, "--out", tmp_path / "out") == 0
+    assert len(pd.read_csv(tmp_path / "out" / "controls.csv")) == 2
+    source = [tmp_path / "missing.parquet", *given]
+    assert run("score", *source, "--out", tmp_path / "none") == 1
+    assert "Row 3 has no plate" in capsys.readouterr().err
+
+
+def test_what_was_trained_is_kept_when_scoring_fails(
+    folder, tmp_path, capsys, monkeypatch
+):
+    def full(*args, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("gandl.report.write_report", full)
+    given = [*images_of(folder), "--plate-map", folder / "metadata.csv", *CONTROLS]
     out = tmp_path / "results"
     assert run("screen", *given, "--minutes", 0.005, "--out", out) == 1
     error = capsys.readouterr().err
-    assert "has 0 controls" in error
+    assert "No space left" in error
     assert not out.exists()
     (kept,) = tmp_path.glob("results.incomplete.*")
     assert str(kept) in error

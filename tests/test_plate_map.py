@@ -98,6 +98,13 @@ def test_kinds():
     assert found["concentration"].dropna().to_dict() == {2: 0.3, 3: 10.0}
 
 
+def test_compounds_on_cells_of_another_state_are_left_out():
+    table = wells(state=["mock", "infected", "mock", None, "uv"])
+    found = well_kinds(table.assign(compound=[None, "DMSO", *["drug"] * 3]), **COLUMNS)
+    assert found["compound"].dropna().to_dict() == {3: "drug"}
+    assert found["left_out"].tolist() == [False, False, True, False, True]
+
+
 def test_controls_among_the_compounds():
     """A map of one column: DMSO, a reference drug as the other control, and drugs."""
     table = wells(compound=["reference", "DMSO", "drug", "drug", "DMSO"])
@@ -114,6 +121,11 @@ def test_kind_errors():
         well_kinds(wells(), **{**COLUMNS, "negative": "healthy"})
     with pytest.raises(ValueError, match="No well is treated"):
         well_kinds(wells(compound="DMSO"), **COLUMNS)
+    with pytest.raises(ValueError, match="'W0' is no well"):
+        well_kinds(wells(well="W0"), **COLUMNS)
+    for odd in ("-1", "inf", "nan"):
+        with pytest.raises(ValueError, match=f"concentration '{odd}': a number from 0"):
+            well_kinds(wells(dose=odd), **COLUMNS)
     odd = ["", "", "0,3", None, ""]
     with pytest.raises(
         ValueError, match=r"well A03 \(and 1 more\), treated with 'drug'.*'0,3'"

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t as t_distribution
 from sklearn.utils.validation import check_is_fitted
 
-from gandl.plotting._style import BLACK, BLUE, GREY, VERMILION, new_axes
+from gandl.plotting._style import BLACK, BLUE, GREY, VERMILION, new_axes, plain
 from gandl.scoring import DoseResponseRegressor
 
 
@@ -186,8 +186,8 @@ class DoseResponseDisplay:
         if (dose == 0).any():
             ax.axvspan(zero / 10**0.2, zero * 10**0.2, color="0.93", lw=0, zorder=0)
             ax.text(zero, 0.02, "0", ha="center", transform=ax.get_xaxis_transform())
-        ax.set(xlabel=f"concentration ({unit})", ylabel="response")
-        ax.set_title(self.name, loc="left")
+        ax.set(xlabel=f"concentration ({plain(unit)})", ylabel="response")
+        ax.set_title(plain(self.name or ""), loc="left")
         ax.legend(fontsize="small", frameon=False)
         return self
 
@@ -204,7 +204,7 @@ class DoseResponseDisplay:
         ax.text(
             0.99,
             1.01,
-            f"EC50 {middle:.2g}{spread} {unit}",
+            f"EC50 {middle:.2g}{spread} {plain(unit)}",
             color=VERMILION,
             ha="right",
             va="bottom",

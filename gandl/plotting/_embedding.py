@@ -10,7 +10,13 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_array, check_consistent_length
 
 from gandl._row_labels import labels as as_labels
-from gandl.plotting._style import CATEGORIES, GREY, new_axes, sorted_categories
+from gandl.plotting._style import (
+    CATEGORIES,
+    GREY,
+    new_axes,
+    plain,
+    sorted_categories,
+)
 
 _MARKERS = "osD^vPX*"
 
@@ -205,7 +211,7 @@ class EmbeddingDisplay:
             marker = _MARKERS[k // len(CATEGORIES) % len(_MARKERS)]
             mine = points[labels == label]
             self.ax_.scatter(
-                *mine.T, color=colour, marker=marker, label=str(label), **style
+                *mine.T, color=colour, marker=marker, label=plain(label), **style
             )
         legend = self.ax_.legend(
             title=self.title,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gandl.images import ImageCollection
-from gandl.plotting._style import pyplot
+from gandl.plotting._style import plain, pyplot
 
 # Added up in a pixel; the first three are told apart by any two kinds of cones.
 _COLOURS = (
@@ -20,6 +20,7 @@ _COLOURS = (
     (0.0, 0.45, 0.7),  # blue
     (0.84, 0.37, 0.0),  # vermilion
 )
+N_COLOURS = len(_COLOURS)
 _LENGTHS = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
 
 
@@ -126,9 +127,9 @@ class MontageDisplay:
         if pixels.ndim != 4 or not len(pixels):
             raise ValueError(f"images have shape {pixels.shape}, not (n, C, H, W).")
         n, n_channels = pixels.shape[:2]
-        if n_channels > len(_COLOURS):
+        if n_channels > N_COLOURS:
             raise ValueError(
-                f"There are {n_channels} stains and {len(_COLOURS)} colours: choose "
+                f"There are {n_channels} stains and {N_COLOURS} colours: choose "
                 "some, images.with_channels([...])."
             )
         if len(channels) != n_channels:
@@ -180,7 +181,7 @@ class MontageDisplay:
         for k, (ax, image) in enumerate(zip(self.axes_, self._coloured(), strict=True)):
             ax.imshow(image, interpolation="nearest")
             if self.titles is not None:
-                ax.set_title(self.titles[k], fontsize="small")
+                ax.set_title(plain(self.titles[k]), fontsize="small")
         if self.pixel_size:
             _draw_scale_bar(self.axes_[-1], width, self.pixel_size)
         self._draw_legend()
@@ -203,7 +204,7 @@ class MontageDisplay:
         if len(self.channels) == 1:
             return
         patches = [
-            Patch(facecolor=colour, edgecolor="0.5", label=name)
+            Patch(facecolor=colour, edgecolor="0.5", label=plain(name))
             for colour, name in zip(self._rgb(), self.channels, strict=True)
         ]
         self.figure_.legend(

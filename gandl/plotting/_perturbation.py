@@ -18,6 +18,7 @@ from gandl.plotting._style import (
     ORANGE,
     POSITIVE,
     new_axes,
+    plain,
 )
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
 
@@ -234,7 +235,7 @@ class PerturbationDisplay:
                 edgecolor=colour,
                 facecolor="none",
                 lw=2,
-                label=f"{name}, 95 % ellipse",
+                label=f"{plain(name)}, 95 % ellipse",
             )
         )
 
@@ -246,7 +247,7 @@ class PerturbationDisplay:
                 continue
             named.add(names[row])
             self.ax_.annotate(
-                str(names[row]),
+                plain(names[row]),
                 scores[row],
                 xytext=(4, 3),
                 textcoords="offset points",

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.utils import check_consistent_length
 
 from gandl._wells import FORMATS, row_letters, well_position
-from gandl.plotting._style import pyplot
+from gandl.plotting._style import plain, pyplot
 
 
 class PlateDisplay:
@@ -155,6 +155,6 @@ class PlateDisplay:
             ax.set_yticks(rows, [row_letters(r) for r in rows])
             ax.tick_params(length=0, labelsize="small", top=True, bottom=False)
             ax.tick_params(labeltop=True, labelbottom=False)
-            ax.set_title(name)
+            ax.set_title(plain(name))
         self.figure_.colorbar(shown, ax=list(self.axes_), label=self.label, shrink=0.8)
         return self

@@ -35,3 +35,8 @@ def new_axes(ax: Any, *, figsize: tuple[float, float] | None = None) -> tuple[An
 def sorted_categories(values: np.ndarray) -> list[Any]:
     """The values, each once, missing ones left out, in the order of a legend."""
     return sorted({v for v in values if v is not None}, key=lambda v: (str(type(v)), v))
+
+
+def plain(text: Any) -> str:
+    """A name as it is: matplotlib takes what stands between dollars for a formula."""
+    return str(text).replace("$", r"\$")

@@ -28,7 +28,8 @@ def replicate_consistency(
     y : array-like of shape (n,)
         The treatment of each row; rows whose treatment is missing are left out.
     control : object or array-like
-        Which values of ``y`` mark controls.
+        Which values of ``y`` mark controls, which are best others than X was
+        normalised by: those lie nearer to each other than rows that do nothing.
     n_null : int, default=1000
         Draws of as many controls, without replacement, that each treatment is
         compared with.
@@ -112,7 +113,8 @@ def energy_distance(
     y : array-like of shape (n,)
         The treatment of each row; rows whose treatment is missing are left out.
     control : object or array-like
-        Which values of ``y`` mark controls.
+        Which values of ``y`` mark controls, which are best others than X was
+        normalised by: those lie nearer to each other than rows that do nothing.
     n_null : int, default=1000
         Draws of as many controls, without replacement, whose distance from the other
         controls each treatment is compared with.

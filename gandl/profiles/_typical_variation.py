@@ -33,9 +33,9 @@ class TypicalVariationNormalizer(
     control : object or array-like, default=None
         Which values of ``y`` mark controls. None: all rows that ``fit`` sees.
     n_components : int, default=None
-        Principal components of the controls to keep. None: all in which they vary, at
-        most controls minus batches. Fewer are steadier where controls are few: a
-        component in which they hardly vary is scaled by what little was seen.
+        The most principal components of the controls to keep; they vary in no more
+        than controls minus batches. None: all. Fewer are steadier where controls are
+        few: a component in which they hardly vary is scaled by what little was seen.
     shrinkage : float, default=0.5
         What is added to the diagonal of a batch's covariance of whitened controls
         before the batch is aligned with it: large values leave each batch's shape as
@@ -72,6 +72,11 @@ class TypicalVariationNormalizer(
 
     Directions in which no control varies are dropped. With fewer controls than
     features that can be most of them.
+
+    The controls are whitened by what they themselves taught, other rows are not: with
+    few controls, controls lie nearer to each other than rows that are no different. A
+    p-value against them (`energy_distance`, `replicate_consistency`) takes controls
+    that ``fit`` has not seen.
 
     References
     ----------
@@ -137,8 +142,7 @@ class TypicalVariationNormalizer(
         Raises
         ------
         ValueError
-            If a batch has fewer than two controls, controls do not vary, or
-            ``n_components`` is more than the directions in which they do; if
+            If a batch has fewer than two controls, or controls do not vary; if
             ``shrinkage`` is 0 and a batch has too few controls to whiten.
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -216,12 +220,7 @@ class TypicalVariationNormalizer(
         rank = int((singular[:degrees] > tolerance).sum())
         if not rank:
             raise ValueError("The controls do not vary: nothing to normalise by.")
-        if (self.n_components or 0) > rank:
-            raise ValueError(
-                f"n_components={self.n_components}, but the controls vary in only "
-                f"{rank} directions: lower it, or give more controls."
-            )
-        kept = self.n_components or rank
+        kept = min(self.n_components or rank, rank)
         # The usual denominator, so that np.cov of the transformed controls is I.
         scale = np.sqrt(len(controls) - 1) / singular[:kept]
         return directions[:kept] * scale[:, None]

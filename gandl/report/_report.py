@@ -28,6 +28,7 @@ from gandl.plotting import (
     PerturbationDisplay,
     PlateDisplay,
 )
+from gandl.plotting._montage import N_COLOURS
 from gandl.plotting._style import pyplot
 from gandl.scoring import DoseResponseScorer
 from gandl.scoring._dose_response_scorer import fit_curve
@@ -84,7 +85,7 @@ def write_report(
         in its ``fit``; None there: leave it out), and, for heat maps, "plate" and
         "well".
     images : ImageCollection, default=None
-        One image a row of X, to be shown. None: no montages.
+        One image a row of X, to be shown: its first six channels. None: no montages.
     title : str, default="Screen"
         What the page is called.
     unit : str, default="µM"
@@ -181,6 +182,8 @@ class _Page:
         unit: str,
         pixel_size: float | None,
     ) -> None:
+        if images is not None and len(images.channels) > N_COLOURS:
+            images = images.with_channels(images.channels[:N_COLOURS])
         self.scorer, self.wells, self.images = scorer, wells, images
         self.unit, self.pixel_size = unit, pixel_size
         self.alpha = fit_curve(scorer.curve, np.zeros(1), np.zeros(1)).alpha
@@ -200,7 +203,8 @@ class _Page:
         self.treated = np.flatnonzero(treated)
         self.scores = axis.transform(X, batch=batch)
         self.compound = labels(wells["compound"])
-        self.dose = pd.to_numeric(wells["concentration"]).to_numpy(dtype=np.float64)
+        given = wells["concentration"].where(treated)  # controls may have any word
+        self.dose = pd.to_numeric(given).to_numpy(dtype=np.float64)
         self.table = scorer.dose_response(
             X[treated],
             self.compound[treated],

@@ -6,7 +6,11 @@ import pytest
 from scipy.spatial.distance import cosine, euclidean
 from scipy.stats import kstest
 
-from gandl.profiles import energy_distance, replicate_consistency
+from gandl.profiles import (
+    TypicalVariationNormalizer,
+    energy_distance,
+    replicate_consistency,
+)
 
 FUNCTIONS = [replicate_consistency, energy_distance]
 
@@ -60,6 +64,22 @@ def test_p_values_without_effect_are_uniform(function, n_replicates):
     X, y = screen(300, n_replicates, n_controls=300)
     p = function(X, y, control="DMSO", n_null=2000, random_state=0)["p_value"]
     assert kstest(p, "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_after_normalisation_by_other_controls_inert_treatments_are_not_found(function):
+    """As `TypicalVariationNormalizer` asks; by the same controls, many are found."""
+    found = {"others": [], "same": []}
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        y = np.array(["DMSO"] * 48 + [f"drug{k}" for k in range(20) for _ in range(3)])
+        X = rng.normal(size=(len(y), 60)) @ rng.normal(size=(60, 60))
+        for which, learned in (("others", slice(0, 24)), ("same", slice(24, 48))):
+            profiles = TypicalVariationNormalizer().fit(X[learned]).transform(X)
+            table = function(profiles[24:], y[24:], control="DMSO", random_state=0)
+            found[which].append((table["p_value"] < 0.05).mean())
+    assert np.mean(found["others"]) < 0.08
+    assert np.mean(found["same"]) > 0.2
 
 
 def test_null_of_energy_distance_by_a_naive_loop():

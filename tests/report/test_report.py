@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from playwright.sync_api import sync_playwright
 
 from gandl import ImageCollection
 from gandl.report import write_report
@@ -122,6 +121,18 @@ def test_without_images_plates_or_hits(tmp_path):
     assert text.count("<img") == 1
 
 
+def test_more_stains_than_colours_and_any_word_as_dose_of_controls(tmp_path):
+    X, wells = screen()
+    pixels = np.zeros((len(X), 8, 16, 16), dtype="uint8")
+    images = ImageCollection.from_array(pixels)
+    wells["concentration"] = wells["concentration"].astype(object)
+    wells.loc[wells["kind"].notna(), "concentration"] = "-"
+    named = wells.replace({RESCUES: "ab$_$x^$c$"})
+    path = tmp_path / "report.html"
+    write_report(path, fitted(X, wells), X, named, images=images)
+    assert path.read_text(encoding="utf-8").count("<img") == 4
+
+
 def test_poor_controls_are_told(tmp_path):
     X, wells = screen()
     same = X.copy()
@@ -154,7 +165,8 @@ def test_errors(written, tmp_path):
 
 @pytest.fixture
 def page(written):
-    with sync_playwright() as playwright:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],

@@ -1,0 +1,186 @@
+"""The arguments of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gandl",
+        description="Embeddings of microscopy images, learned without labels.",
+    )
+    parser.add_argument("--version", action="version", version=version("gandl"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    fit = _command(commands, "fit", "train a model on images", _EXAMPLES["fit"])
+    _add_images(fit)
+    _add_training(fit)
+    _add_out(fit, "file of the model, such as model.safetensors")
+
+    embed = _command(commands, "embed", "embed images by a model", _EXAMPLES["embed"])
+    embed.add_argument("model", type=Path, help="file that gandl fit wrote")
+    _add_images(embed)
+    _add_plate_map(embed)
+    _add_out(embed, "table of embeddings: .parquet, .csv or .csv.gz")
+
+    score = _command(
+        commands, "score", "score compounds by embeddings", _EXAMPLES["score"]
+    )
+    score.add_argument("profiles", type=Path, help="table that gandl embed wrote")
+    _add_select(score)
+    _add_plate_map(score)
+    _add_scoring(score)
+    _add_out(score, "folder of tables and report")
+
+    screen = _command(
+        commands,
+        "screen",
+        "all of it: train, embed, score, report",
+        _EXAMPLES["screen"],
+    )
+    _add_images(screen)
+    _add_plate_map(screen)
+    _add_scoring(screen)
+    _add_training(screen)
+    screen.add_argument("--model", type=Path, help="do not train, take this model")
+    _add_out(screen, "folder of model, tables and report")
+
+    generate = _command(commands, "generate", "draw images", _EXAMPLES["generate"])
+    generate.add_argument("model", type=Path, help="file that gandl fit wrote")
+    generate.add_argument("-n", type=int, default=16, help="how many (16)")
+    generate.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: more typical (1)"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="seed (0)")
+    _add_out(generate, "TIFF stack")
+    return parser
+
+
+_EXAMPLES = {
+    "fit": """
+  gandl fit plates --pattern "{plate}/{well}_s{site}_w{channel}.tif" \\
+      --minutes 20 --out model.safetensors""",
+    "embed": """
+  gandl embed model.safetensors load_data.csv --out images.parquet""",
+    "score": """
+  gandl score images.parquet --plate-map plate_map.csv \\
+      --control disease_condition --negative healthy --positive infected \\
+      --out scores""",
+    "screen": """
+  gandl screen plates --pattern "{plate}/{well}_s{site}_w{channel}.tif" \\
+      --plate-map plate_map.csv --control disease_condition \\
+      --negative healthy --positive infected --minutes 20 --out results""",
+    "generate": """
+  gandl generate model.safetensors -n 16 --out generated.tif""",
+}
+
+
+def _command(
+    commands: Any, name: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"example:{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, help=text)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is there"
+    )
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "images",
+        type=Path,
+        help="folder of images, load_data.csv, or a table with a column of paths",
+    )
+    group.add_argument(
+        "--pattern",
+        help='names of files in the folder: "{plate}/{well}_w{channel}.tif"',
+    )
+    group.add_argument("--path", default="path", help="column of paths (path)")
+    group.add_argument(
+        "--root", type=Path, help="where paths start (the folder of the table)"
+    )
+    group.add_argument(
+        "--channels",
+        nargs="+",
+        help="channels to use, in order (all); of a folder also renamed: 1=DNA 2=actin",
+    )
+    _add_select(group)
+
+
+def _add_select(group: Any) -> None:
+    group.add_argument(
+        "--select", help="rows to use, by their columns: \"cell_type == 'HRCE'\" (all)"
+    )
+
+
+def _add_plate_map(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("plate map")
+    group.add_argument(
+        "--plate-map",
+        type=Path,
+        help="table (csv, tsv) with a column well; joined by all columns in common",
+    )
+    group.add_argument(
+        "--batch", nargs="+", help="columns that together name a plate (plate)"
+    )
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("scoring")
+    group.add_argument("--control", required=True, help="column that names controls")
+    group.add_argument("--negative", required=True, help="its value of healthy wells")
+    group.add_argument(
+        "--positive", required=True, help="its value of untreated, perturbed wells"
+    )
+    group.add_argument("--compound", default="compound", help="column (compound)")
+    group.add_argument(
+        "--concentration", default="concentration", help="column (concentration)"
+    )
+    group.add_argument(
+        "--vehicle", nargs="+", default=["DMSO"], help="compounds that are none (DMSO)"
+    )
+    group.add_argument(
+        "--components", type=int, default=40, help="of the normalisation, at most (40)"
+    )
+    group.add_argument(
+        "--doses-alone",
+        action="store_true",
+        help="fit curves without the untreated controls at concentration zero: where "
+        "those fill a plate's edge, say",
+    )
+    group.add_argument(
+        "--hits", type=int, default=50, help="hits shown with curve and images (50)"
+    )
+    group.add_argument("--unit", default="µM", help="of concentrations (µM)")
+    group.add_argument("--pixel-size", type=float, help="micrometres a pixel")
+    group.add_argument("--title", default="Screen", help="of the report (Screen)")
+    group.add_argument("--jobs", type=int, help="processes that fit curves (1)")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--minutes", type=float, default=20, help="of training (20)")
+    group.add_argument(
+        "--preset", default="default", choices=["default", "paper"], help="(default)"
+    )
+    group.add_argument(
+        "--intensity",
+        default="dataset",
+        choices=["dataset", "image", "plate"],
+        help="what the brightness range is taken of (dataset)",
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed (0)")
