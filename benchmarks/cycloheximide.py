@@ -3,10 +3,11 @@
     GANDL_DATA=folder python benchmarks/cycloheximide.py --minutes 20
 
 On BBBC021: a featurizer is trained without labels on all crops, each crop's brightness
-removed. On each of the two plates that carry cycloheximide the axis is fitted from
+removed (``make demo DATA=.../bbbc021`` leaves such a model, which --model takes). On each of the two plates that carry cycloheximide the axis is fitted from
 DMSO to the highest dose, after `ControlScaler` on that plate's DMSO, and crops of the
 other plate are scored. Prints mean and standard deviation over crops by plate and
-dose, and draws the curve of each plate.
+dose, Spearman's rank correlation of dose and score over the crops of each plate, and
+draws the curve of each plate.
 
 What it cannot show: a dose is one well a plate, in the same place on both plates, so
 that dose, well and position are one; crops of a well are no replicates, and no
@@ -22,6 +23,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl.profiles import ControlScaler
@@ -37,6 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=Path, help="do not train, take this model")
     parser.add_argument("--out", type=Path, default=Path("cycloheximide.png"))
     arguments = parser.parse_args()
     if "GANDL_DATA" not in os.environ:
@@ -44,20 +47,26 @@ def main() -> None:
     root = Path(os.environ["GANDL_DATA"]) / "bbbc021"
     table = pd.read_csv(root / "metadata.csv", dtype=str)
     images = ImageCollection.from_table(table, path="path", root=root)
-    model = GANDLFeaturizer(
-        intensity="image",
-        max_minutes=arguments.minutes,
-        random_state=arguments.seed,
-        verbose=True,
-    ).fit(images)
+    if arguments.model:
+        model = GANDLFeaturizer.load(arguments.model)
+    else:
+        model = GANDLFeaturizer(
+            intensity="image",
+            max_minutes=arguments.minutes,
+            random_state=arguments.seed,
+            verbose=True,
+        ).fit(images)
     dosed = table["compound"] == "cycloheximide"
     plates = sorted(table.loc[dosed, "plate"].unique())
     control = (table["compound"] == "DMSO") & table["plate"].isin(plates)
     rows = np.flatnonzero(dosed | control)
     scores = score(model.transform(images[rows]), table.iloc[rows])
     shown = scores.groupby(["plate", "dose"])["on"].agg(["mean", "std", "size"])
-    print(f"\nAfter {model.n_images_seen_:,} images, seed {arguments.seed}:")
+    print(f"\nAfter {model.n_images_seen_:,} images, seed {model.random_state}:")
     print(shown.round(2).to_string())
+    for plate, mine in scores.groupby("plate"):
+        rank = spearmanr(mine["dose"], mine["on"]).statistic
+        print(f"{plate}: rank correlation of dose and score {rank:.2f}")
     draw(scores, plates, arguments.out)
     print(f"Picture: {arguments.out}")
 
