@@ -3,11 +3,12 @@
     GANDL_DATA=folder python benchmarks/cycloheximide.py --minutes 20
 
 On BBBC021: a featurizer is trained without labels on all crops, each crop's brightness
-removed (``make demo DATA=.../bbbc021`` leaves such a model, which --model takes). On each of the two plates that carry cycloheximide the axis is fitted from
-DMSO to the highest dose, after `ControlScaler` on that plate's DMSO, and crops of the
-other plate are scored. Prints mean and standard deviation over crops by plate and
-dose, Spearman's rank correlation of dose and score over the crops of each plate, and
-draws the curve of each plate.
+removed (``make demo DATA=.../bbbc021`` leaves such a model, which --model takes). On
+each of the two plates that carry cycloheximide the axis is fitted from DMSO to the
+highest dose, after `ControlScaler` on that plate's DMSO, and crops of the other plate
+are scored. Prints mean and standard deviation over crops by plate and dose, Spearman's
+rank correlation of dose and score over the crops of each plate, and draws the curve of
+each plate.
 
 What it cannot show: a dose is one well a plate, in the same place on both plates, so
 that dose, well and position are one; crops of a well are no replicates, and no
