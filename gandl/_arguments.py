@@ -107,7 +107,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--pattern",
-        help='names of files in the folder: "{plate}/{well}_w{channel}.tif"',
+        help="how files of a folder are named, such as {plate}/{well}_w{channel}.tif: "
+        "{channel} joins the files of an image, any other {name} becomes a column",
     )
     group.add_argument("--path", default="path", help="column of paths (path)")
     group.add_argument(
@@ -144,14 +145,19 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--control", required=True, help="column that names controls")
     group.add_argument("--negative", required=True, help="its value of healthy wells")
     group.add_argument(
-        "--positive", required=True, help="its value of untreated, perturbed wells"
+        "--positive",
+        required=True,
+        help="its value of perturbed wells, without a compound",
     )
     group.add_argument("--compound", default="compound", help="column (compound)")
     group.add_argument(
         "--concentration", default="concentration", help="column (concentration)"
     )
     group.add_argument(
-        "--vehicle", nargs="+", default=["DMSO"], help="compounds that are none (DMSO)"
+        "--vehicle",
+        nargs="+",
+        default=["DMSO"],
+        help="compounds that are no treatment, as an empty field (DMSO)",
     )
     group.add_argument(
         "--components", type=int, default=40, help="of the normalisation, at most (40)"
@@ -175,7 +181,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--minutes", type=float, default=20, help="of training (20)")
     group.add_argument(
-        "--preset", default="default", choices=["default", "paper"], help="(default)"
+        "--preset",
+        default="default",
+        choices=["default", "paper"],
+        help="paper: GAN-DL as published, for GPUs (default)",
     )
     group.add_argument(
         "--intensity",

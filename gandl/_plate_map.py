@@ -18,6 +18,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a csv or tsv file, all columns as text; only an empty field is missing."""
     name = os.fspath(path).lower().removesuffix(".gz")
     separator = "\t" if name.endswith((".tsv", ".txt")) else ","
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
     try:
         table = pd.read_csv(
             path,
@@ -72,12 +74,16 @@ def join_plate_map(known: pd.DataFrame, plate_map: pd.DataFrame) -> pd.DataFrame
     )
     twice = np.flatnonzero(right.duplicated(keys))
     if len(twice):
-        raise ValueError(f"The plate map has {_named(right, keys, twice)} twice.")
+        raise ValueError(
+            f"The plate map has {_named(right, keys, twice)} twice: {keys} are the "
+            "columns that it shares with the images."
+        )
     joined = left.merge(right, on=keys, how="left", indicator="_found")
     lost = np.flatnonzero(joined["_found"] == "left_only")
     if len(lost):
         raise ValueError(
-            f"The plate map lacks {_named(left, keys, lost)}, which has images."
+            f"The plate map lacks {_named(left, keys, lost)}, which has images: give "
+            "it a row, whose other fields may be empty."
         )
     return joined.drop(columns="_found")
 
@@ -101,7 +107,11 @@ def well_kinds(
     """
     for name in (control, compound, concentration):
         if name not in wells:
-            raise ValueError(f"There is no column {name!r}, but {list(wells)}.")
+            raise ValueError(
+                f"There is no column {name!r}, but {list(wells)}. It may come from "
+                "--plate-map; other names are told by --control, --compound and "
+                "--concentration."
+            )
     given = wells[compound]
     kind = wells[control].where(wells[control].isin([negative, positive]))
     if control != compound:
@@ -111,7 +121,8 @@ def well_kinds(
             found = sorted(set(wells[control].dropna()))[:8]
             raise ValueError(
                 f"No well is a control {value!r} by the column {control!r}, which has "
-                f"{found}; controls were given nothing, or one of {list(vehicle)}."
+                f"{found}; controls were given nothing, or one of {list(vehicle)}: "
+                "name others by --vehicle."
             )
     treated = kind.isna() & given.notna() & ~given.isin(vehicle)
     left_out = pd.Series(False, index=wells.index)
@@ -147,5 +158,6 @@ def _well(name: Any) -> str:
 
 
 def _named(table: pd.DataFrame, keys: list[str], rows: np.ndarray) -> str:
-    values = ", ".join(f"{key} {table[key].iloc[rows[0]]}" for key in keys)
-    return values + (f" (and {len(rows) - 1} more)" if len(rows) > 1 else "")
+    named = table[keys].iloc[rows].drop_duplicates()  # a well has several images
+    values = ", ".join(f"{key} {named[key].iloc[0]}" for key in keys)
+    return values + (f" (and {len(named) - 1} more)" if len(named) > 1 else "")

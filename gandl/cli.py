@@ -350,8 +350,9 @@ def _check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
         n = int((mine["kind"] == options.negative).sum())
         if n < 2:
             raise ValueError(
-                f"Plate {plate} has {n} wells that are controls {options.negative!r}: "
-                "to normalise a plate takes two. Leave it out by --select."
+                f"Plate {plate} has too few wells that are controls "
+                f"{options.negative!r}: {n}. A plate needs two; others can be left out "
+                "by --select."
             )
     if n := int(wells["left_out"].sum()):
         print(

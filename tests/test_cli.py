@@ -203,7 +203,7 @@ def changed(folder, path, **columns):
                     "other",
                 )
             },
-            "Plate 2 has 0 wells that are controls 'healthy'",
+            "Plate 2 has too few wells that are controls 'healthy': 0",
         ),
         (
             {"concentration": ("well_type == 'treatment'", "-1")},
