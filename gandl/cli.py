@@ -80,10 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fit(options: argparse.Namespace) -> None:
     out = _free(options)
-    images, known = _images(options)
-    images = images[_selected(known, options)]
-    if options.intensity == "plate":
-        images = _with_plate_range(images, options)
+    images, _ = _images(options)
+    images = _with_plate_range(images, options.intensity, options)
     model = _featurizer(options).fit(images)
     model.save(out, overwrite=options.overwrite)
     _write_record(_beside(out), _record(options, model, images))
@@ -94,10 +92,8 @@ def _embed(options: argparse.Namespace) -> None:
     out = _free(options)
     model = _load(options.model)
     images, known = _images(options)
-    if model.intensity == "plate":
-        images = _with_plate_range(images, options)
-    rows = _selected(known, options)
-    profiles = _profiles(model, images[rows], known.iloc[rows])
+    images = _with_plate_range(images, model.intensity, options)
+    profiles = _profiles(model, images, known)
     write_profiles(profiles, out, overwrite=options.overwrite)
     _write_record(_beside(out), _record(options, model, images))
     print(f"Embeddings of {len(profiles)} images: {out}")
@@ -118,14 +114,11 @@ def _score(options: argparse.Namespace) -> None:
 
 def _screen(options: argparse.Namespace) -> None:
     images, known = _images(options)
-    rows = _selected(known, options)
-    images, known = images[rows], known.iloc[rows]
     # What is wrong is to be told before hours of training.
     _check_wells(known, options)
     with _new_folder(options) as out:
         model = _load(options.model) if options.model else _featurizer(options)
-        if model.intensity == "plate":
-            images = _with_plate_range(images, options)
+        images = _with_plate_range(images, model.intensity, options)
         if not options.model:
             model.fit(images)
         model.save(out / "model.safetensors")
@@ -245,7 +238,7 @@ def _profiles(model: Any, images: ImageCollection, known: pd.DataFrame) -> pd.Da
 
 
 def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]:
-    """The images of a folder or a table, and what is known of each."""
+    """The selected images of a folder or a table, and what is known of each."""
     source = options.images
     if not source.exists():
         raise FileNotFoundError(f"There is no {str(source)!r}.")
@@ -268,13 +261,17 @@ def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
             list(names.values() if isinstance(names, dict) else names or ())
         )
     known = _with_plate_map(with_usual_names(images.metadata), options)
-    return images, _with_plates(known, options)
+    known = _with_plates(known, options)
+    rows = _selected(known, options)
+    return images[rows], known.iloc[rows]
 
 
 def _with_plate_range(
-    images: ImageCollection, options: argparse.Namespace
+    images: ImageCollection, intensity: str, options: argparse.Namespace
 ) -> ImageCollection:
-    """Take the intensity range of each plate from its images."""
+    """Take each plate's intensity range from its images, if ``intensity`` is that."""
+    if intensity != "plate":
+        return images
     usual = dict(zip(with_usual_names(images.metadata), images.metadata, strict=True))
     names = getattr(options, "batch", None) or ["plate"]
     return images.with_intensity_range(by=[usual.get(name, name) for name in names])
