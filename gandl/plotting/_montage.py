@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gandl.images import ImageCollection
-from gandl.plotting._style import plain, pyplot
+from gandl.plotting._style import new_grid, plain
 
 # Added up in a pixel; the first three are told apart by any two kinds of cones.
 _COLOURS = (
@@ -88,6 +88,7 @@ class MontageDisplay:
         ranges: Any = None,
         pixel_size: float | None = None,
         n_columns: int | None = None,
+        ax: Any = None,
     ) -> MontageDisplay:
         """Draw images.
 
@@ -105,7 +106,9 @@ class MontageDisplay:
         pixel_size : float, default=None
             Micrometres a pixel, for a scale bar.
         n_columns : int, default=None
-            Images in a row; None: about a square.
+            Images in a row of a new figure; None: about a square.
+        ax : array-like of n matplotlib Axes, default=None
+            Where to draw, one an image; None: a new figure.
 
         Returns
         -------
@@ -149,15 +152,17 @@ class MontageDisplay:
             titles=titles,
             pixel_size=pixel_size,
         )
-        return display.plot(n_columns=n_columns)
+        return display.plot(n_columns=n_columns, ax=ax)
 
-    def plot(self, *, n_columns: int | None = None) -> MontageDisplay:
-        """Draw on a new figure.
+    def plot(self, *, n_columns: int | None = None, ax: Any = None) -> MontageDisplay:
+        """Draw.
 
         Parameters
         ----------
         n_columns : int, default=None
-            Images in a row; None: about a square.
+            Images in a row of a new figure; None: about a square.
+        ax : array-like of n matplotlib Axes, default=None
+            Where to draw, one an image; None: a new figure.
 
         Returns
         -------
@@ -168,23 +173,16 @@ class MontageDisplay:
         n_columns = n_columns or math.ceil(math.sqrt(n))
         n_rows = math.ceil(n / n_columns)
         tile = 1.6
-        self.figure_, axes = pyplot().subplots(
-            n_rows,
-            n_columns,
-            figsize=(tile * n_columns, tile * n_rows * height / width + 0.4),
-            squeeze=False,
-            layout="constrained",
-        )
-        self.axes_ = axes.ravel()[:n]
-        for ax in axes.ravel():
-            ax.axis("off")
-        for k, (ax, image) in enumerate(zip(self.axes_, self._coloured(), strict=True)):
-            ax.imshow(image, interpolation="nearest")
+        figsize = (tile * n_columns, tile * n_rows * height / width + 0.4)
+        self.figure_, self.axes_ = new_grid(ax, n, n_columns, figsize=figsize)
+        for k, (at, image) in enumerate(zip(self.axes_, self._coloured(), strict=True)):
+            at.axis("off")
+            at.imshow(image, interpolation="nearest")
             if self.titles is not None:
-                ax.set_title(plain(self.titles[k]), fontsize="small")
+                at.set_title(plain(self.titles[k]), fontsize="small")
         if self.pixel_size:
             _draw_scale_bar(self.axes_[-1], width, self.pixel_size)
-        self._draw_legend()
+        self._draw_legend(new=ax is None)
         return self
 
     def _coloured(self) -> np.ndarray:
@@ -198,7 +196,7 @@ class MontageDisplay:
             return np.ones((1, 3))
         return np.array(_COLOURS[: len(self.channels)])
 
-    def _draw_legend(self) -> None:
+    def _draw_legend(self, new: bool) -> None:
         from matplotlib.patches import Patch
 
         if len(self.channels) == 1:
@@ -207,13 +205,12 @@ class MontageDisplay:
             Patch(facecolor=colour, edgecolor="0.5", label=plain(name))
             for colour, name in zip(self._rgb(), self.channels, strict=True)
         ]
-        self.figure_.legend(
-            handles=patches,
-            loc="outside lower center",
-            ncols=len(patches),
-            frameon=False,
-            fontsize="small",
-        )
+        style = {"handles": patches, "frameon": False, "fontsize": "small"}
+        if new:
+            style |= {"loc": "outside lower center", "ncols": len(patches)}
+            self.figure_.legend(**style)
+        else:  # of a figure that holds other things too
+            self.axes_[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), **style)
 
 
 def _draw_scale_bar(ax: Any, width: int, pixel_size: float) -> None:

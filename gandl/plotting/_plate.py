@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.utils import check_consistent_length
 
 from gandl._wells import FORMATS, row_letters, well_position
-from gandl.plotting._style import plain, pyplot
+from gandl.plotting._style import new_grid, plain
 
 
 class PlateDisplay:
@@ -61,6 +61,7 @@ class PlateDisplay:
         cmap: str = "viridis",
         vmin: float | None = None,
         vmax: float | None = None,
+        ax: Any = None,
     ) -> PlateDisplay:
         """Draw values of wells; the mean where a well has several.
 
@@ -78,6 +79,8 @@ class PlateDisplay:
             A colour map of matplotlib's.
         vmin, vmax : float, default=None
             Ends of the scale; None: those of the values.
+        ax : array-like of n_plates matplotlib Axes, default=None
+            Where to draw, one a plate, by name; None: a new figure.
 
         Returns
         -------
@@ -87,7 +90,8 @@ class PlateDisplay:
         Raises
         ------
         ValueError
-            If there is no row, or a name is no well.
+            If there is no row, a name is no well, or there are more or fewer axes than
+            plates.
         """
         plate = np.full(len(well), "") if plate is None else plate
         check_consistent_length(values, well, plate)
@@ -104,7 +108,9 @@ class PlateDisplay:
             means = mine.groupby(["row", "column"])["value"].mean()
             maps[str(name)] = np.full(shape, np.nan)
             maps[str(name)][tuple(zip(*means.index, strict=True))] = means
-        return cls(values=maps, label=label).plot(cmap=cmap, vmin=vmin, vmax=vmax)
+        return cls(values=maps, label=label).plot(
+            cmap=cmap, vmin=vmin, vmax=vmax, ax=ax
+        )
 
     def plot(
         self,
@@ -112,8 +118,9 @@ class PlateDisplay:
         cmap: str = "viridis",
         vmin: float | None = None,
         vmax: float | None = None,
+        ax: Any = None,
     ) -> PlateDisplay:
-        """Draw on a new figure.
+        """Draw.
 
         Parameters
         ----------
@@ -121,6 +128,8 @@ class PlateDisplay:
             A colour map of matplotlib's.
         vmin, vmax : float, default=None
             Ends of the scale; None: those of the values.
+        ax : array-like of n_plates matplotlib Axes, default=None
+            Where to draw, one a plate, by name; None: a new figure.
 
         Returns
         -------
@@ -129,32 +138,26 @@ class PlateDisplay:
         """
         n_columns = min(3, math.ceil(math.sqrt(len(self.values))))
         n_rows = math.ceil(len(self.values) / n_columns)
-        self.figure_, axes = pyplot().subplots(
-            n_rows,
-            n_columns,
-            figsize=(4.2 * n_columns + 0.8, 3.0 * n_rows),
-            squeeze=False,
-            layout="constrained",
+        figsize = (4.2 * n_columns + 0.8, 3.0 * n_rows)
+        self.figure_, self.axes_ = new_grid(
+            ax, len(self.values), n_columns, figsize=figsize
         )
-        self.axes_ = axes.ravel()[: len(self.values)]
-        for ax in axes.ravel()[len(self.values) :]:
-            ax.remove()
         known = [plate[~np.isnan(plate)] for plate in self.values.values()]
         pooled = np.concatenate(known)
         if len(pooled):
             vmin = pooled.min() if vmin is None else vmin
             vmax = pooled.max() if vmax is None else vmax
-        for ax, (name, plate) in zip(self.axes_, self.values.items(), strict=True):
-            ax.set_facecolor("0.92")  # wells without a value
-            shown = ax.imshow(plate, cmap=cmap, vmin=vmin, vmax=vmax)
+        for at, (name, plate) in zip(self.axes_, self.values.items(), strict=True):
+            at.set_facecolor("0.92")  # wells without a value
+            shown = at.imshow(plate, cmap=cmap, vmin=vmin, vmax=vmax)
             # Every row and column is named where names have room.
             step = max(1, plate.shape[1] // 12)
             columns = np.arange(0, plate.shape[1], step)
             rows = np.arange(0, plate.shape[0], step)
-            ax.set_xticks(columns, [str(c + 1) for c in columns])
-            ax.set_yticks(rows, [row_letters(r) for r in rows])
-            ax.tick_params(length=0, labelsize="small", top=True, bottom=False)
-            ax.tick_params(labeltop=True, labelbottom=False)
-            ax.set_title(plain(name))
+            at.set_xticks(columns, [str(c + 1) for c in columns])
+            at.set_yticks(rows, [row_letters(r) for r in rows])
+            at.tick_params(length=0, labelsize="small", top=True, bottom=False)
+            at.tick_params(labeltop=True, labelbottom=False)
+            at.set_title(plain(name))
         self.figure_.colorbar(shown, ax=list(self.axes_), label=self.label, shrink=0.8)
         return self

@@ -32,6 +32,24 @@ def new_axes(ax: Any, *, figsize: tuple[float, float] | None = None) -> tuple[An
     return pyplot().subplots(figsize=figsize, layout="constrained")
 
 
+def new_grid(ax: Any, n: int, n_columns: int, **options: Any) -> tuple[Any, np.ndarray]:
+    """Figure and n axes to draw on; None: new ones, row by row.
+
+    Raises ValueError if there are other than n axes.
+    """
+    if ax is not None:
+        given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(given) != n:
+            raise ValueError(f"ax has {len(given)} axes, this draws on {n}.")
+        return given[0].figure, given
+    figure, axes = pyplot().subplots(
+        -(-n // n_columns), n_columns, squeeze=False, layout="constrained", **options
+    )
+    for spare in axes.ravel()[n:]:
+        spare.remove()
+    return figure, axes.ravel()[:n]
+
+
 def sorted_categories(values: np.ndarray) -> list[Any]:
     """The values, each once, missing ones left out, in the order of a legend."""
     return sorted({v for v in values if v is not None}, key=lambda v: (str(type(v)), v))

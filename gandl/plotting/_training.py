@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gandl.plotting._style import BLUE, GREEN, GREY, VERMILION, pyplot
+from gandl.plotting._style import BLUE, GREEN, GREY, VERMILION, new_grid
 
 # Losses of one panel, with their colours and line styles; None of them, no panel.
 _PANELS = {
@@ -51,13 +51,15 @@ class TrainingDisplay:
         self.loss_curve = loss_curve
 
     @classmethod
-    def from_estimator(cls, estimator: Any) -> TrainingDisplay:
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> TrainingDisplay:
         """Draw the training of a featurizer.
 
         Parameters
         ----------
         estimator : GANDLFeaturizer
             Fitted.
+        ax : array-like of matplotlib Axes, default=None
+            Where to draw, one a kind of loss; None: a new figure.
 
         Returns
         -------
@@ -65,10 +67,15 @@ class TrainingDisplay:
             Drawn.
         """
         check_is_fitted(estimator, "loss_curve_")
-        return cls(loss_curve=estimator.loss_curve_).plot()
+        return cls(loss_curve=estimator.loss_curve_).plot(ax=ax)
 
-    def plot(self) -> TrainingDisplay:
-        """Draw on a new figure.
+    def plot(self, *, ax: Any = None) -> TrainingDisplay:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : array-like of matplotlib Axes, default=None
+            Where to draw, one a kind of loss; None: a new figure.
 
         Returns
         -------
@@ -78,7 +85,8 @@ class TrainingDisplay:
         Raises
         ------
         ValueError
-            If there is no loss: the estimator was not trained.
+            If there is no loss: the estimator was not trained; or another number of
+            axes than kinds of loss is given.
         """
         panels = {
             title: losses
@@ -87,27 +95,22 @@ class TrainingDisplay:
         }
         if not panels:
             raise ValueError("There is no loss to draw: nothing was trained.")
-        self.figure_, axes = pyplot().subplots(
-            len(panels),
-            1,
-            sharex=True,
-            squeeze=False,
-            figsize=(6, 1 + 1.6 * len(panels)),
-            layout="constrained",
+        figsize = (6, 1 + 1.6 * len(panels))
+        self.figure_, self.axes_ = new_grid(
+            ax, len(panels), 1, sharex=True, figsize=figsize
         )
-        self.axes_ = axes[:, 0]
         n_images = self.loss_curve["n_images"]
-        for ax, (title, losses) in zip(self.axes_, panels.items(), strict=True):
+        for at, (title, losses) in zip(self.axes_, panels.items(), strict=True):
             for name, (colour, dashes) in losses.items():
                 if name in self.loss_curve:
                     loss = self.loss_curve[name]
                     known = ~np.isnan(loss)
-                    ax.plot(
+                    at.plot(
                         n_images[known], loss[known], dashes, color=colour, label=name
                     )
-            ax.set_ylabel(title)
+            at.set_ylabel(title)
             if len(losses) > 1:
-                ax.legend(fontsize="small", frameon=False)
+                at.legend(fontsize="small", frameon=False)
         self.axes_[-1].set_xlabel("images seen")
         self.axes_[-1].xaxis.set_major_formatter("{x:,.0f}")
         return self
