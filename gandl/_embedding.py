@@ -28,9 +28,14 @@ def embed(
     features: str | int,
     size: int,
     device: str,
+    n_views: int = 1,
     progress: Callable[[float, str], None] | None = None,
 ) -> np.ndarray:
-    """Embed images (n, C, H, W) by the mean over their tiles: (n, d), float32."""
+    """Embed images (n, C, H, W) by the mean over their views: (n, d), float32.
+
+    Views are an image's tiles and, where these are fewer than ``n_views``, their flips
+    and turns.
+    """
 
     def load(rows: np.ndarray) -> tuple[np.ndarray, int]:
         scaled = pad_to(load_scaled(images, rows, intensity_range), size)
@@ -45,10 +50,12 @@ def embed(
     embedded = []
     with torch.inference_mode():
         for batch, tiles_each in read_ahead(load, chunks):
-            parts = [
-                network.embed(_filled(part, n_tiles).to(device), features)[: len(part)]
-                for part in torch.from_numpy(batch).split(n_tiles)
-            ]
+            n_turns = min(8, -(-n_views // tiles_each))
+            parts = []
+            for part in torch.from_numpy(batch).split(n_tiles):
+                filled = _filled(part, n_tiles).to(device)
+                views = [network.embed(t, features) for t in turned(filled, n_turns)]
+                parts.append(torch.stack(views).mean(dim=0)[: len(part)])
             per_tile = torch.cat(parts).cpu()
             embedded.append(per_tile.unflatten(0, (-1, tiles_each)).mean(dim=1))
             if progress and len(chunks) > 1:
@@ -84,6 +91,16 @@ def draw(
         with torch.inference_mode():
             images = network(min(BATCH, n - start), rng, truncation=truncation)
         yield images.clamp(-1, 1)
+
+
+def turned(images: torch.Tensor, n: int) -> Iterator[torch.Tensor]:
+    """The first n of the eight flips and turns of square images (N, C, H, W).
+
+    In an order in which the first two, and the first four, are spread evenly.
+    """
+    for k in range(n):
+        flipped = images.flip(3) if k >= 4 else images
+        yield torch.rot90(flipped, (0, 2, 1, 3)[k % 4], dims=(2, 3))
 
 
 def _filled(batch: torch.Tensor, n: int) -> torch.Tensor:

@@ -72,11 +72,15 @@ class GANDLFeaturizer(
         The embedding. "pooled": mean and standard deviation over positions of every
         block's output, concatenated; an int: the same of the block whose output has
         that height in pixels; "penultimate": the layer before the logit.
+    n_views : int, default=None
+        How many views of an image are embedded and averaged, 1 to 8: its tiles and,
+        where these are fewer, their flips and turns, as far as they are needed. Eight
+        are eight times the work for images of one tile, no more for large ones.
     image_size : int, default=None
         Height and width, in pixels, of the crops trained on: a power of two from 32 to
         1024. None: the largest not above the images' height and width, within 32 to
-        64. Larger images are embedded by tiles whose embeddings are averaged; smaller
-        ones are surrounded by darkness.
+        64. Larger images are embedded by tiles; smaller ones are surrounded by
+        darkness.
     image_shape : tuple of 3 int, default=None
         Channels, height and width of the images when X has flat rows. None: one
         square channel.
@@ -209,6 +213,7 @@ class GANDLFeaturizer(
         *,
         preset: str = "default",
         features: str | int | None = None,
+        n_views: int | None = None,
         image_size: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         intensity: str = "dataset",
@@ -234,6 +239,7 @@ class GANDLFeaturizer(
     ) -> None:
         self.preset = preset
         self.features = features
+        self.n_views = n_views
         self.image_size = image_size
         self.image_shape = image_shape
         self.intensity = intensity
@@ -372,6 +378,7 @@ class GANDLFeaturizer(
                 features=self._resolve("features"),
                 size=self.config_.size,
                 device=self._device(),
+                n_views=self._resolve("n_views"),
                 progress=line,
             )
 

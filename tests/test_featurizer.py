@@ -1,5 +1,6 @@
 """GANDLFeaturizer: invariants, inputs, and the ways it is used."""
 
+import functools
 import pickle
 import subprocess
 import sys
@@ -57,6 +58,10 @@ def fitted(images):
     return tiny().fit(images)
 
 
+def clone_fitted(fitted, **parameters):
+    return pickle.loads(pickle.dumps(fitted)).set_params(**parameters)
+
+
 LABELS = np.repeat(["treated", "control"], 12)
 PLATES = np.tile(["p1", "p2", "p3", "p4"], 6)
 
@@ -66,7 +71,7 @@ PLATES = np.tile(["p1", "p2", "p3", "p4"], 6)
 )
 def test_choice_of_embedding(images, fitted, features, length):
     """The choice is made at transform: training does not depend on it."""
-    other = pickle.loads(pickle.dumps(fitted)).set_params(features=features)
+    other = clone_fitted(fitted, features=features)
     assert other.transform(images).shape == (24, length)
     assert len(other.get_feature_names_out()) == length
     same = tiny(features=features).fit(images)
@@ -103,6 +108,27 @@ def test_large_images_are_the_mean_of_their_tiles(images, fitted):
     np.testing.assert_allclose(
         fitted.transform(mosaic)[0], tiles.mean(axis=0), atol=1e-5
     )
+
+
+def test_views_are_flips_and_turns_where_tiles_are_too_few(images, fitted):
+    turns = [np.rot90(images, k, axes=(2, 3)) for k in range(4)]
+    turns += [turned[..., ::-1] for turned in turns]
+    each = np.stack([fitted.transform(turned) for turned in turns])
+
+    def views(n, images=images):
+        return clone_fitted(fitted, n_views=n).transform(images)
+
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    assert np.array_equal(views(1), each[0])
+    close(views(2), each[[0, 2]].mean(axis=0))
+    close(views(4), each[:4].mean(axis=0))
+    close(views(8), each.mean(axis=0))
+    close(views(8, turns[5]), views(8))
+    assert np.abs(each[5] - each[0]).max() > 0.01  # a turn alone would differ
+    # Four tiles are four views: more of them are the tiles upside down too.
+    large = np.tile(images, (1, 1, 2, 2))
+    assert np.array_equal(views(4, large), views(1, large))
+    close(views(8, large), views(2))
 
 
 def test_smaller_images_than_fitted_are_refused(images, fitted):
@@ -304,7 +330,7 @@ def test_a_cuda_device_that_is_not_there(images):
 
 def test_precision_bfloat16(images, fitted):
     half, full = (
-        pickle.loads(pickle.dumps(fitted)).set_params(precision=precision)
+        clone_fitted(fitted, precision=precision)
         for precision in ("bfloat16", "float32")
     )
     exact, rounded = full.transform(images), half.transform(images)
