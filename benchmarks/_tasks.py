@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _screens import find_hits, measures, simulate
 from scipy.ndimage import laplace
 from sklearn.base import BaseEstimator
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
@@ -19,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from gandl import ImageCollection
-from gandl.datasets import make_screen
 from gandl.images import percentile_range
 from gandl.profiles import TypicalVariationNormalizer
 
@@ -103,20 +103,18 @@ def _many_controls(table: pd.DataFrame, control: pd.Series) -> pd.DataFrame:
 
 
 def _screen() -> Data:
-    images, _ = make_screen(
-        n_plates=4,
-        n_controls=16,
-        n_sites=2,
-        cell_types=("cobblestone", "spindle"),
-        image_size=64,
-        n_jobs=2,
-        random_state=0,
-    )
+    images, truth = simulate(0)
     table = images.metadata
     controls = table[table["well_type"] != "treatment"]
+
+    def hits(features: np.ndarray) -> Scores:
+        found, separation = find_hits(table, features, truth)
+        return [measures(found) | separation]
+
     tasks = [
         classification("infection", controls, "disease_condition", controls["plate"]),
-        classification("cell type", table, "cell_type", table["plate"]),
+        classification("cell type", controls, "cell_type", controls["plate"]),
+        Task("hits", table.index.to_numpy(), hits),
         nuisances(images, table[table["disease_condition"] == "healthy"]),
     ]
     parts = ["cell_type", "disease_condition", "compound", "concentration"]

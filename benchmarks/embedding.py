@@ -5,6 +5,11 @@
 Prints a table, a row a method, of the mean and standard deviation over folds and seeds,
 and writes every fold's score at every checkpoint of training to a JSON file. Learning
 methods have the same minutes each; nothing else is to run on the machine meanwhile.
+"gandl" and "paper" take parameters of the featurizer that are to differ:
+``--methods "gandl,gandl adversarial_batch=8 detail=false"``.
+
+All of it takes many hours. Runs that were made before, in one file or several, join the
+table by ``--join``, and are not made again; ``--methods ""`` then only prints.
 
 What it measures: a linear SVM whose C is chosen inside the training folds, 20 nearest
 neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held out;
@@ -26,8 +31,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from _methods import FIXED, METHODS
-from _tasks import load
+from _methods import FIXED, METHODS, find_method
+from _tasks import Data, load
 from scipy.stats import spearmanr
 
 from gandl._diagnostics import mean_average_precision
@@ -42,53 +47,61 @@ def main() -> None:
     )
     parser.add_argument("--data", default="mitocheck,bbbc021,screen", help="data sets")
     parser.add_argument("--methods", default=",".join(METHODS), help="methods")
+    parser.add_argument("--join", type=Path, nargs="*", default=[], help="earlier runs")
     parser.add_argument("--minutes", type=float, default=20.0, help="of each training")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("embedding.json"))
     arguments = parser.parse_args()
-    methods = arguments.methods.split(",")
+    methods = [m for m in arguments.methods.split(",") if m]
+    for name in methods:
+        find_method(name)  # or there is none
     # A fold may lack a rare class.
     warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
-    if unknown := set(methods) - set(METHODS):
-        parser.error(f"no method {sorted(unknown)}; there are {list(METHODS)}")
-    results = []
+    results = [r for file in arguments.join for r in json.loads(file.read_text())]
+    made = {(r["data"], r["method"], r["seed"]) for r in results}
     for name in arguments.data.split(","):
-        data = load(name)
+        data = load(name) if methods else None
         for method in methods:
-            for seed in range(1 if method in FIXED else arguments.seeds):
-                results += measure(data, method, arguments.minutes, seed)
-                save(results, arguments)
-        print(f"\n{name}: {data.images}\n{table(results, name)}\n", flush=True)
+            n_seeds = 1 if method in FIXED else arguments.seeds
+            for seed in range(arguments.first_seed, arguments.first_seed + n_seeds):
+                if data and (name, method, seed) not in made:
+                    results += measure(data, method, arguments.minutes, seed)
+                    save(results, arguments.out)
+        print(f"\n{name}\n{table(results, name)}\n", flush=True)
         if ranks := label_free(results, name):
             print(f"Rank correlation of scores without labels\n{ranks}\n", flush=True)
-    print(f"Written to {arguments.out}")
 
 
-def measure(data, method: str, minutes: float, seed: int) -> list[dict]:
+def measure(data: Data, name: str, minutes: float, seed: int) -> list[dict]:
     """Every score of a method, at each checkpoint of one training."""
     results = []
     asked = data.replicates.notna().to_numpy()
-    for embedding in METHODS[method](data, minutes, seed):
+    machine = platform.processor() or platform.machine()
+    for embedding in find_method(name)(data, minutes, seed):
         agreement = mean_average_precision(
             embedding.features[asked], data.replicates[asked].tolist()
         )
         for task in data.tasks:
+            folds = task.score(embedding.features[task.rows])
             results.append(
                 {
                     "data": data.name,
                     "task": task.name,
-                    "method": method,
+                    "method": name,
                     "seed": seed,
                     "minutes": round(embedding.minutes, 2),
                     "images seen": embedding.n_images,
                     "d": embedding.features.shape[1],
                     "replicate agreement": agreement,
                     "Fréchet distance": embedding.frechet,
-                    "folds": task.score(embedding.features[task.rows]),
+                    "folds": [{k: round(v, 4) for k, v in f.items()} for f in folds],
+                    "threads": torch.get_num_threads(),
+                    "machine": machine,
                 }
             )
-            means = pd.DataFrame(results[-1]["folds"]).mean().round(3).to_dict()
-            print(method, seed, round(embedding.minutes, 1), task.name, means)
+            means = pd.DataFrame(folds).mean().round(3).to_dict()
+            print(name, seed, round(embedding.minutes, 1), task.name, means, flush=True)
     return results
 
 
@@ -137,18 +150,11 @@ def label_free(results: list[dict], name: str) -> str:
     return pd.DataFrame(rows).round(2).to_string(index=False) if rows else ""
 
 
-def save(results: list[dict], arguments: argparse.Namespace) -> None:
-    record = {
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "minutes": arguments.minutes,
-        "seeds": arguments.seeds,
-        "results": results,
-    }
-    temporary = arguments.out.with_name(f".{arguments.out.name}")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, arguments.out)
+def save(results: list[dict], file: Path) -> None:
+    lines = ",\n".join(json.dumps(r, ensure_ascii=False) for r in results)
+    temporary = file.with_name(f".{file.name}")
+    temporary.write_text(f"[\n{lines}\n]\n")
+    os.replace(temporary, file)
 
 
 if __name__ == "__main__":

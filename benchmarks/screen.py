@@ -22,23 +22,18 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
+import _methods
 import pandas as pd
 from _methods import METHODS
+from _screens import find_hits, measures, simulate
 from _tasks import Data
-
-from gandl.datasets import make_screen
-from gandl.profiles import TypicalVariationNormalizer
-from gandl.scoring import DoseResponseScorer, PerturbationScorer
-
-CELL_TYPES = ("cobblestone", "spindle")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    chosen = "gandl,untrained,intensity statistics,PCA of pixels"
+    chosen = "gandl,untrained,ImageNet,intensity statistics,PCA of pixels"
     parser.add_argument("--methods", default=chosen, help="methods")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each training")
     parser.add_argument("--seeds", type=int, default=5, help="screens")
@@ -55,12 +50,22 @@ def main() -> None:
     methods = arguments.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         parser.error(f"no method {sorted(unknown)}; there are {list(METHODS)}")
+    _methods.CHECKPOINTS = (1.0,)  # only the end is asked
     results, rows = [], []
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        data, truth = screen(seed, arguments)
+        images, truth = simulate(
+            seed, n_compounds=arguments.compounds, n_jobs=arguments.jobs
+        )
+        data = Data(f"screen {seed}", images, "dataset", [], pd.Series(dtype=object))
         for method in methods:
             *_, embedding = METHODS[method](data, arguments.minutes, seed)
-            found, separation = score(data, embedding.features, truth, arguments)
+            found, separation = find_hits(
+                images.metadata,
+                embedding.features,
+                truth,
+                controls_at_zero=not arguments.doses_alone,
+                n_jobs=arguments.jobs,
+            )
             row = {"method": method, "seed": seed, "images seen": embedding.n_images}
             results.append(row | measures(found) | separation)
             print(results[-1], flush=True)
@@ -68,81 +73,6 @@ def main() -> None:
             rows += [row | r for r in found[[*kept, "ec50"]].to_dict(orient="records")]
             save(rows, results, arguments)
     print(f"\n{table(results)}\n\nWritten to {arguments.out}")
-
-
-def screen(seed: int, arguments: argparse.Namespace) -> tuple[Data, pd.DataFrame]:
-    images, truth = make_screen(
-        n_plates=3,
-        n_compounds=arguments.compounds,
-        n_replicates=3,
-        n_controls=12,
-        n_sites=2,
-        cell_types=CELL_TYPES,
-        n_jobs=arguments.jobs,
-        random_state=seed,
-    )
-    nothing = pd.Series(dtype=object)
-    return Data(f"screen {seed}", images, "dataset", [], nothing), truth
-
-
-def score(
-    data: Data,
-    features: np.ndarray,
-    truth: pd.DataFrame,
-    arguments: argparse.Namespace,
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The compounds of each cell type, with the truth; how well controls separate."""
-    wells = data.images.metadata
-    _, first, number = np.unique(
-        wells["well_id"], return_index=True, return_inverse=True
-    )
-    averages = pd.DataFrame(features).groupby(number).mean().to_numpy(np.float64)
-    wells = wells.iloc[first].reset_index(drop=True)
-    found, separation = [], []
-    for cell_type in CELL_TYPES:
-        mine = (wells["cell_type"] == cell_type).to_numpy()
-        X, known = averages[mine], wells[mine]
-        treated = (known["well_type"] == "treatment").to_numpy()
-        kind = known["disease_condition"].mask(treated)
-        tvn = TypicalVariationNormalizer(control="healthy", n_components=33)
-        X = tvn.fit_transform(X, kind, batch=known["plate"])
-        axis = PerturbationScorer(
-            negative="healthy",
-            positive="infected",
-            axis="discriminant",
-            pooled=True,
-            poor_controls="ignore",
-        )
-        scorer = DoseResponseScorer(
-            perturbation=axis,
-            controls_at_zero=not arguments.doses_alone,
-            n_jobs=arguments.jobs,
-        )
-        scorer.fit(X, kind, batch=known["plate"])
-        separation.append(scorer.perturbation_.separation_)
-        compounds = scorer.dose_response(
-            X[treated],
-            known["compound"][treated],
-            known["concentration"][treated],
-            batch=known["plate"][treated],
-        )
-        compounds["cell type"] = cell_type
-        found.append(compounds)
-    joined = pd.concat(found).merge(truth, on="compound", suffixes=("", "_true"))
-    means = pd.concat(separation)[["ssmd", "auc"]].mean()
-    return joined, {"SSMD of controls": means["ssmd"], "AUC of controls": means["auc"]}
-
-
-def measures(found: pd.DataFrame) -> dict[str, float]:
-    hit, rescue = found["call"] == "hit", found["kind"] == "rescue"
-    true = found[hit & rescue]
-    error = np.abs(np.log10(true["ec50"] / true["ec50_true"]))
-    return {
-        "recall": (hit & rescue).sum() / rescue.sum(),
-        "false among hits": (hit & ~rescue).sum() / max(1, hit.sum()),
-        "toxic called hit": float((hit & (found["kind"] == "toxic")).sum()),
-        "error of log10 EC50": error.median(),
-    }
 
 
 def table(results: list[dict]) -> str:
