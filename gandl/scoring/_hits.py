@@ -18,10 +18,8 @@ class HitCaller(BaseEstimator):
     """Call on- and off-perturbation a hit, inactive or toxic, by the controls.
 
     A row, or a mean of replicates, is toxic if its off-perturbation is above what
-    nearly all controls would have, or its on-perturbation below what nearly all
-    negative (healthy) ones would: cells that went past the healthy state are not
-    healthy. Else it is a hit if its on-perturbation is below what nearly all positive
-    (untreated) controls would have, else inactive.
+    nearly all controls would have, else a hit if its on-perturbation is below what
+    nearly all positive (untreated) controls would have, else inactive.
 
     Parameters
     ----------
@@ -33,9 +31,8 @@ class HitCaller(BaseEstimator):
 
     Attributes
     ----------
-    on_controls_, off_controls_, past_controls_ : ndarray
-        On-perturbation of the positive controls, off-perturbation of both kinds,
-        on-perturbation of the negative controls.
+    on_controls_, off_controls_ : ndarray
+        On-perturbation of the positive controls, off-perturbation of both kinds.
     negative_, positive_ : object
         The values of ``y`` used.
     n_features_in_ : int
@@ -120,13 +117,12 @@ class HitCaller(BaseEstimator):
                 )
         self.on_controls_ = X[kind == 1, 0]
         self.off_controls_ = X[kind >= 0, -1]
-        self.past_controls_ = X[kind == 0, 0]
         return self
 
     def thresholds(
         self, n_rows: Any = 1, n_calls: int = 1
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what a hit is below, what is toxic above, and what is toxic below.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is a hit below, and toxic above.
 
         Parameters
         ----------
@@ -138,8 +134,7 @@ class HitCaller(BaseEstimator):
         Returns
         -------
         tuple of ndarray
-            Thresholds of on-perturbation, of off-perturbation, and the lower one of
-            on-perturbation, in the shape of ``n_rows``.
+            Thresholds of on- and off-perturbation, in the shape of ``n_rows``.
         """
         check_is_fitted(self)
         share = self.quantile / n_calls
@@ -147,8 +142,7 @@ class HitCaller(BaseEstimator):
         off = _prediction_limit(self.off_controls_, n_rows, 1 - share)
         lengths = self.off_controls_.clip(min=0)
         root = _prediction_limit(lengths ** (2 / 3), n_rows, 1 - share)
-        past = _prediction_limit(self.past_controls_, n_rows, share)
-        return on, np.maximum(off, root.clip(min=0) ** (3 / 2)), past
+        return on, np.maximum(off, root.clip(min=0) ** (3 / 2))
 
     def call(self, X: Any, n_rows: Any = 1, n_calls: int = 1) -> np.ndarray:
         """Call rows, or means of replicates.
@@ -169,8 +163,8 @@ class HitCaller(BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        on, off, past = self.thresholds(n_rows, n_calls)
-        rescued, toxic = X[:, 0] < on, (X[:, -1] > off) | (X[:, 0] < past)
+        on, off = self.thresholds(n_rows, n_calls)
+        rescued, toxic = X[:, 0] < on, X[:, -1] > off
         return np.where(toxic, "toxic", np.where(rescued, "hit", "inactive"))
 
     def __sklearn_tags__(self) -> Any:

@@ -28,10 +28,9 @@ def test_thresholds_cut_off_that_share_of_many_controls():
     caller = HitCaller(negative="mock", positive="infected", quantile=0.02)
     calls = caller.fit(scores, y).call(scores)
     infected, either = y == "infected", y != "drug"
-    on, off, past = caller.thresholds()
+    on, off = caller.thresholds()
     assert np.mean(scores[infected, 0] < on) == pytest.approx(0.02, abs=0.004)
     assert np.mean(scores[either, 1] > off) == pytest.approx(0.02, abs=0.004)
-    assert np.mean(scores[y == "mock", 0] < past) == pytest.approx(0.02, abs=0.004)
     assert np.mean(calls[y == "mock"] == "hit") > 0.95
     assert (calls[y == "drug"] == "toxic").all()
 
@@ -48,19 +47,13 @@ def test_of_further_controls_that_share_is_called_by_few_controls(
         caller = HitCaller(negative="mock", positive="infected", quantile=0.05)
         caller.fit(*controls(n_controls, seed, dimensions))
         further, y = controls(6 * n_rows, seed + 1000, dimensions)
-        infected, healthy = (
-            caller.call(
-                further[y == kind].reshape(6, n_rows, 2).mean(axis=1), n_rows, n_calls=6
-            )
-            for kind in ("infected", "mock")
-        )
-        toxic = infected == "toxic", healthy == "toxic"
-        called.append([(infected == "hit").any(), *(t.any() for t in toxic)])
-    hit, toxic, toxic_of_healthy = np.mean(called, axis=0)
+        means = further[y == "infected"].reshape(6, n_rows, 2).mean(axis=1)
+        calls = caller.call(means, n_rows, n_calls=6)
+        called.append([(calls == "hit").any(), (calls == "toxic").any()])
+    hit, toxic = np.mean(called, axis=0)
     # Three standard errors of 300 draws; lengths are not quite normal.
     assert hit < 0.05 + 0.04
     assert 0.005 < toxic < 0.05 + 0.06
-    assert 0.01 < toxic_of_healthy < 0.05 + 0.05 + 0.08  # by two thresholds
 
 
 def test_thresholds_are_prediction_limits():
@@ -68,24 +61,21 @@ def test_thresholds_are_prediction_limits():
     X = np.array([[9, 1], [9, 1], [1, 1], [2, 1], [3, 1]])
     caller = HitCaller(negative=0, positive=1, quantile=0.05)
     caller.fit(X, [0, 0, 1, 1, 1])
-    on, off, past = caller.thresholds([1, 4], n_calls=1)
+    on, off = caller.thresholds([1, 4], n_calls=1)
     expected = [2 - 2.9200 * (1 + 1 / 3) ** 0.5, 2 - 2.9200 * (1 / 4 + 1 / 3) ** 0.5]
     np.testing.assert_allclose(on, expected, rtol=1e-4)
     np.testing.assert_allclose(off, 1)  # controls are all alike there
-    np.testing.assert_allclose(past, 9)
     assert caller.thresholds(n_calls=6)[0] < on[0]
 
 
 def test_side_effects_come_before_rescue():
     caller = HitCaller(negative="mock", positive="infected").fit(*controls())
-    scores = [[0, 0], [0, 100], [6, 0], [6, 100]]
-    assert caller.call(scores).tolist() == ["hit", "toxic", "inactive", "toxic"]
-
-
-def test_past_the_healthy_state_is_no_rescue():
-    """Poisoned cells may lose what tells them infected, and more than that."""
-    caller = HitCaller(negative="mock", positive="infected").fit(*controls())
-    assert caller.call([[-1, 0], [-6, 0]]).tolist() == ["hit", "toxic"]
+    assert caller.call([[0, 0], [0, 100], [6, 0], [6, 100]]).tolist() == [
+        "hit",
+        "toxic",
+        "inactive",
+        "toxic",
+    ]
 
 
 def test_controls_are_to_be_there():
