@@ -8,8 +8,9 @@ methods have the same minutes each; nothing else is to run on the machine meanwh
 "gandl" and "paper" take parameters of the featurizer that are to differ:
 ``--methods "gandl,gandl adversarial_batch=8 detail=false"``.
 
-All of it takes many hours. Runs that were made before, in one file or several, join the
-table by ``--join``, and are not made again; ``--methods ""`` then only prints.
+All of it takes many hours. Runs that were made before for the same minutes, in one file
+or several, join the table by ``--join``, and are not made again; ``--methods ""`` then
+only prints.
 
 What it measures: a linear SVM whose C is chosen inside the training folds, 20 nearest
 neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held out;
@@ -63,8 +64,8 @@ def main() -> None:
     for name in arguments.data.split(","):
         data = load(name) if methods else None
         for method in methods:
-            n_seeds = 1 if method in FIXED else arguments.seeds
-            for seed in range(arguments.first_seed, arguments.first_seed + n_seeds):
+            last = arguments.first_seed + arguments.seeds
+            for seed in [0] if method in FIXED else range(arguments.first_seed, last):
                 if data and (name, method, seed) not in made:
                     results += measure(data, method, arguments.minutes, seed)
                     save(results, arguments.out)

@@ -99,8 +99,9 @@ def turned(images: torch.Tensor, n: int) -> Iterator[torch.Tensor]:
     In an order in which the first two, and the first four, are spread evenly.
     """
     for k in range(n):
-        flipped = images.flip(3) if k >= 4 else images
-        yield torch.rot90(flipped, (0, 2, 1, 3)[k % 4], dims=(2, 3))
+        flipped, turns = images.flip(3) if k >= 4 else images, (0, 2, 1, 3)[k % 4]
+        # Not turned by nothing, which would copy every batch of a single view.
+        yield torch.rot90(flipped, turns, dims=(2, 3)) if turns else flipped
 
 
 def _filled(batch: torch.Tensor, n: int) -> torch.Tensor:
