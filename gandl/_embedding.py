@@ -29,12 +29,13 @@ def embed(
     size: int,
     device: str,
     n_views: int = 1,
+    whitening: tuple[np.ndarray, np.ndarray] | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> np.ndarray:
     """Embed images (n, C, H, W) by the mean over their views: (n, d), float32.
 
     Views are an image's tiles and, where these are fewer than ``n_views``, their flips
-    and turns.
+    and turns. ``whitening`` is a mean to subtract and a matrix to multiply with.
     """
 
     def load(rows: np.ndarray) -> tuple[np.ndarray, int]:
@@ -45,6 +46,7 @@ def embed(
     n_tiles = max(1, min(BATCH, _TILE_PIXELS // size**2))
     image_bytes = 4 * math.prod(images.shape[1:])
     n_images = max(1, min(BATCH, _CHUNK_BYTES // image_bytes))
+    affine = whitening and [torch.from_numpy(a).to(device) for a in whitening]
     rows = np.arange(len(images))
     chunks = [rows[k : k + n_images] for k in range(0, len(rows), n_images)]
     embedded = []
@@ -56,26 +58,31 @@ def embed(
                 filled = _filled(part, n_tiles).to(device)
                 views = [network.embed(t, features) for t in turned(filled, n_turns)]
                 parts.append(torch.stack(views).mean(dim=0)[: len(part)])
-            per_tile = torch.cat(parts).cpu()
-            embedded.append(per_tile.unflatten(0, (-1, tiles_each)).mean(dim=1))
+            per_image = torch.cat(parts).unflatten(0, (-1, tiles_each)).mean(dim=1)
+            if affine:
+                mean, matrix = affine
+                centred = _filled(per_image - mean, n_images)
+                per_image = (centred @ matrix)[: len(per_image)]
+            embedded.append(per_image.cpu())
             if progress and len(chunks) > 1:
                 n = min(len(embedded) * n_images, len(rows))
                 progress(n / len(rows), f"{n:,} of {len(rows):,} images embedded")
     return torch.cat(embedded).numpy()
 
 
-def embed_crops(
-    network: Discriminator, batches: Iterable[torch.Tensor], n: int, features: str | int
+def take(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    batches: Iterable[torch.Tensor],
+    n: int,
 ) -> np.ndarray:
-    """Embed the first n images of batches (k, C, size, size), untiled: (n, d)."""
-    embedded: list[torch.Tensor] = []
-    device = network.mean_stddev.device
+    """What a function makes of the first n images of batches (k, C, size, size)."""
+    made: list[torch.Tensor] = []
     with torch.inference_mode():
         for batch in batches:
-            embedded.append(network.embed(batch.to(device), features).cpu())
-            if sum(map(len, embedded)) >= n:
+            made.append(function(batch).cpu())
+            if sum(map(len, made)) >= n:
                 break
-    return torch.cat(embedded)[:n].numpy()
+    return torch.cat(made)[:n].numpy()
 
 
 def draw(

@@ -17,7 +17,8 @@ from gandl.images import ImageCollection
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "features": "pooled",
-        "n_views": 1,
+        "n_views": 8,
+        "whiten": True,
         "loss": "logistic",
         "contrast_learning_rate": 0.005,
         "max_kimg": 40.0,
@@ -42,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "features": "penultimate",
         "n_views": 1,
+        "whiten": False,
         "loss": "logistic",
         "contrast_learning_rate": 0.0,
         "max_kimg": 25_000.0,
@@ -75,6 +77,7 @@ CONSTRAINTS: dict[str, list] = {
     "preset": [StrOptions(set(PRESETS))],
     "features": [StrOptions({"pooled", "penultimate"}), _COUNT, None],
     "n_views": [Interval(Integral, 1, 8, closed="both"), None],
+    "whiten": ["boolean", None],
     "image_size": [Interval(Integral, 32, 1024, closed="both"), None],
     "image_shape": [tuple, list, None],
     "intensity": [StrOptions({"dataset", "image", "plate"})],

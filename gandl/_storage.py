@@ -14,7 +14,7 @@ import numpy as np
 import gandl
 from gandl.gan import GANConfig
 
-_FORMAT = 1
+_FORMAT = 2
 _ATTRIBUTES = (
     "n_channels_in_",
     "channels_in_",
@@ -54,6 +54,8 @@ def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
     arrays |= {
         f"loss_curve.{k}": np.asarray(a) for k, a in featurizer.loss_curve_.items()
     }
+    for name, (mean, matrix) in featurizer.whitening_.items():
+        arrays |= {f"whitening_mean.{name}": mean, f"whitening_matrix.{name}": matrix}
     if featurizer.intensity_range_ is not None:
         arrays["intensity_range"] = featurizer.intensity_range_
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -93,6 +95,9 @@ def read_model(cls: type, path: Path) -> Any:
     featurizer.intensity_range_ = arrays.get("intensity_range")
     featurizer.weights_ = _under("weights.", arrays)
     featurizer.loss_curve_ = _under("loss_curve.", arrays)
+    means = _under("whitening_mean.", arrays)
+    matrices = _under("whitening_matrix.", arrays)
+    featurizer.whitening_ = {name: (means[name], matrices[name]) for name in means}
     return featurizer
 
 

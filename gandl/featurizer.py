@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gandl._batches import training_batches
 from gandl._diagnostics import frechet_distance, mean_average_precision
-from gandl._embedding import BATCH, draw, embed, embed_crops
+from gandl._embedding import BATCH, draw, embed, take
 from gandl._fitting import train
 from gandl._inputs import as_collection, learn_intensity, row_intensity
 from gandl._presets import CONSTRAINTS, PRESETS, check_features, make_config
@@ -37,6 +37,7 @@ from gandl._progress import (
 )
 from gandl._storage import read_model, write_model
 from gandl._tensors import activation_dtype, to_arrays, to_tensors
+from gandl._whitening import Affine, learn_whitening, n_crops_of
 from gandl.gan import Discriminator, Generator, Trainer
 from gandl.gan._discriminator import embedding_length
 from gandl.images import ImageCollection
@@ -76,6 +77,11 @@ class GANDLFeaturizer(
         How many views of an image are embedded and averaged, 1 to 8: its tiles and,
         where these are fewer, their flips and turns, as far as they are needed. Eight
         are eight times the work for images of one tile, no more for large ones.
+    whiten : bool, default=None
+        Whether "pooled" features, or those of a block, are standardised and multiplied
+        by the inverse root of how they vary between augmented views of one crop [4]_,
+        which ``fit`` measures when training has ended: what such views do not share is
+        no biology.
     image_size : int, default=None
         Height and width, in pixels, of the crops trained on: a power of two from 32 to
         1024. None: the largest not above the images' height and width, within 32 to
@@ -144,6 +150,9 @@ class GANDLFeaturizer(
         Weights of the discriminator and of the generator's moving average.
     config_ : GANConfig
         Shape of the networks and constants of their training.
+    whitening_ : dict of str to tuple of 2 ndarray
+        For each choice of ``features`` that is whitened, the mean that is subtracted
+        and the matrix multiplied with; empty if ``whiten`` was false.
     intensity_range_ : ndarray of shape (n_channels_in_, 2) or None
         Intensities that become -1 and 1; None unless ``intensity="dataset"``.
     n_channels_in_ : int
@@ -190,6 +199,8 @@ class GANDLFeaturizer(
        CVPR 2020, arXiv 1912.04958.
     .. [3] T. Chen et al., "A simple framework for contrastive learning of visual
        representations", ICML 2020, arXiv 2002.05709.
+    .. [4] A. O. Hatch et al., "Within-class covariance normalization for SVM-based
+       speaker recognition", Interspeech 2006; each image is a class here.
 
     Examples
     --------
@@ -214,6 +225,7 @@ class GANDLFeaturizer(
         preset: str = "default",
         features: str | int | None = None,
         n_views: int | None = None,
+        whiten: bool | None = None,
         image_size: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         intensity: str = "dataset",
@@ -240,6 +252,7 @@ class GANDLFeaturizer(
         self.preset = preset
         self.features = features
         self.n_views = n_views
+        self.whiten = whiten
         self.image_size = image_size
         self.image_shape = image_shape
         self.intensity = intensity
@@ -379,6 +392,7 @@ class GANDLFeaturizer(
                 size=self.config_.size,
                 device=self._device(),
                 n_views=self._resolve("n_views"),
+                whitening=self._whitening(),
                 progress=line,
             )
 
@@ -475,10 +489,10 @@ class GANDLFeaturizer(
         With ``groups``, replicate agreement: the mean average precision with which an
         image finds the others of its group by cosine of standardised embeddings.
         Without, minus the Fréchet distance between real crops and as many generated
-        images, in the space of the embedding, standardised on the real ones and
-        divided by its length. Compare scores on the same X only; Fréchet distances
-        only between networks of one shape, since each looks with its own features,
-        and a discriminator that sees little finds the two alike.
+        images, in the space of the embedding before it is whitened, standardised on the
+        real ones and divided by its length. Compare scores on the same X only; Fréchet
+        distances only between networks of one shape, since each looks with its own
+        features, and a discriminator that sees little finds the two alike.
 
         Parameters
         ----------
@@ -519,11 +533,14 @@ class GANDLFeaturizer(
             batch_size=min(BATCH, n),
             rng=np.random.default_rng(seed),
         )
+        device = self._device()
+
+        def look(crops: torch.Tensor) -> torch.Tensor:
+            return discriminator.embed(crops.to(device), features)
+
         with closing(batches):
-            crops = (torch.from_numpy(batch) for batch in batches)
-            real = embed_crops(discriminator, crops, n, features)
-        fake = draw(generator, n, seed)
-        return -frechet_distance(real, embed_crops(discriminator, fake, n, features))
+            real = take(look, map(torch.from_numpy, batches), n)
+        return -frechet_distance(real, take(look, draw(generator, n, seed), n))
 
     @property
     def _n_features_out(self) -> int:
@@ -619,7 +636,41 @@ class GANDLFeaturizer(
         self.loss_curve_ = recorder.curve()
         self.n_iter_, self.n_images_seen_ = trainer.n_steps, trainer.n_images
         self.augment_p_ = trainer.augment_p
+        self.whitening_ = self._learn_whitening(trainer, images, seed)
         self.weights_ = to_arrays(trainer.weights())
+
+    def _learn_whitening(
+        self, trainer: Trainer, images: ImageCollection, seed: int
+    ) -> dict[str, Affine]:
+        if not self._resolve("whiten"):
+            return {}
+        n_crops = n_crops_of(len(images))
+        batches = training_batches(
+            images,
+            row_intensity(self, images),
+            size=self.config_.size,
+            batch_size=min(BATCH, n_crops),
+            rng=np.random.default_rng([seed, trainer.n_steps, n_crops]),
+        )
+        with closing(batches):
+            return learn_whitening(
+                trainer.discriminator,
+                (torch.from_numpy(batch).to(trainer.device) for batch in batches),
+                n_crops,
+                torch.Generator(trainer.device).manual_seed(seed),
+            )
+
+    def _whitening(self) -> Affine | None:
+        """What the chosen features are whitened by, if they are."""
+        features = self._resolve("features")
+        if not self._resolve("whiten") or features == "penultimate":
+            return None
+        if not self.whitening_:
+            raise ValueError(
+                "whiten=True, but this featurizer was fitted with whiten=False and has "
+                "not measured what to whiten by: fit it again."
+            )
+        return self.whitening_[str(features)]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

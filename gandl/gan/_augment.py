@@ -55,13 +55,15 @@ def adaptive_augment(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     return (images + 1) * gain + offset - 1
 
 
-def random_view(images: Tensor, rng: torch.Generator) -> Tensor:
+def random_view(
+    images: Tensor, rng: torch.Generator, size: int | None = None
+) -> Tensor:
     """One of the two views of each image that the contrastive loss compares.
 
-    Three quarters of the image's height and width (it costs half as much), under any
-    rotation, flip, scale (log-sd 0.15), shift (10 %), and for each channel gamma
-    (log-sd 0.2), gain (log-sd 0.25) and a little noise: what a cell is, is not changed
-    by any of them.
+    Three quarters of the image's height and width (it costs half as much) unless
+    ``size`` says else, under any rotation, flip, scale (log-sd 0.15), shift (10 %), and
+    for each channel gamma (log-sd 0.2), gain (log-sd 0.25) and a little noise: what a
+    cell is, is not changed by any of them.
     """
     n, n_channels = images.shape[:2]
     device = images.device
@@ -73,7 +75,7 @@ def random_view(images: Tensor, rng: torch.Generator) -> Tensor:
         flip=torch.where(geometry[1] < 0.5, -1.0, 1.0),
         scale=(0.15 * normal[2, :, 0, 0, 0]).exp(),
         shift=0.2 * (2 * geometry[2:].T - 1),
-        size=3 * images.shape[2] // 4,
+        size=size or 3 * images.shape[2] // 4,
     )
     intensity = ((images + 1) / 2).clamp(min=1e-4)
     intensity = intensity ** (0.2 * normal[0]).exp() * (0.25 * normal[1]).exp()
