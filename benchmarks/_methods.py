@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from gandl._batches import load_scaled, tiles, training_batches
 from gandl._diagnostics import frechet_distance
-from gandl._embedding import draw, embed
+from gandl._embedding import BATCH, draw, embed, take
 from gandl._fitting import learning_rate_scale
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
+from gandl._whitening import n_crops_of, view_statistics, whitening
 from gandl.gan import GANConfig, Trainer
 from gandl.gan._augment import dihedral, random_view
 from gandl.gan._layers import leaky_relu
@@ -61,15 +62,24 @@ class Learner:
     batch_size: int
     schedule: str = "cosine"
     n_views: int | None = None
+    whiten: bool = True
+    view_size: int | None = None
     draw: Callable[[], Iterator[Tensor]] | None = None
 
 
 def embed_all(
-    data: Data, function: Callable[[Tensor], Tensor], n_views: int | None = None
+    data: Data,
+    function: Callable[[Tensor], Tensor],
+    *,
+    n_views: int | None = None,
+    whiten: bool = True,
+    view_size: int | None = None,
 ) -> np.ndarray:
     """Embed all images, as `GANDLFeaturizer` does, by any function of a batch.
 
-    Views are averaged; as many as the featurizer takes if ``n_views`` is None.
+    Views are averaged; as many as the featurizer takes if ``n_views`` is None. With
+    ``whiten``, all is whitened as the featurizer's embedding is, by views of
+    ``view_size`` pixels.
     """
     return embed(
         SimpleNamespace(embed=lambda x, _: function(x)),
@@ -79,11 +89,34 @@ def embed_all(
         size=_size(data),
         device="cpu",
         n_views=n_views or PRESETS["default"]["n_views"],
+        whitening=_whitening(data, function, view_size) if whiten else None,
     )
 
 
+def _whitening(
+    data: Data, function: Callable[[Tensor], Tensor], view_size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    n_crops = n_crops_of(len(data.images))
+    batches = training_batches(
+        data.images,
+        data.intensity_range,
+        size=_size(data),
+        batch_size=min(BATCH, n_crops),
+        rng=np.random.default_rng(0),
+    )
+    with closing(batches):
+        crops = map(torch.from_numpy, batches)
+        rng = torch.Generator().manual_seed(0)
+        return whitening(
+            *view_statistics(function, crops, n_crops, rng, size=view_size)
+        )
+
+
 def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
-    """Train for ``minutes``; the clock stands while checkpoints are embedded."""
+    """Train for so many minutes of one core, checkpoints' embedding not counted.
+
+    They are of processor time: what else the machine does meanwhile does not count.
+    """
     batches = training_batches(
         data.images,
         data.intensity_range,
@@ -93,31 +126,36 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
     )
     waiting, n_steps, spent, fraction = list(CHECKPOINTS), 0, 0.0, 0.0
     with closing(batches):
-        start = time.perf_counter()
+        start = time.process_time()
         while waiting:
             scale = learning_rate_scale(learner.schedule, n_steps, fraction)
             learner.step(torch.from_numpy(next(batches)), scale)
             n_steps += 1
-            now = spent + time.perf_counter() - start
+            now = spent + time.process_time() - start
             fraction = min(1.0, now / 60 / minutes)
             if fraction >= waiting[0]:
                 waiting = [w for w in waiting if w > fraction]
-                features = embed_all(data, learner.embed, learner.n_views)
+                features = embed_all(
+                    data,
+                    learner.embed,
+                    n_views=learner.n_views,
+                    whiten=learner.whiten,
+                    view_size=learner.view_size,
+                )
                 yield Embedding(
                     features,
                     now / 60,
                     n_steps * learner.batch_size,
-                    _frechet(features, learner),
+                    _frechet(data, learner),
                 )
-                spent, start = now, time.perf_counter()
+                spent, start = now, time.process_time()
 
 
-@torch.inference_mode()
-def _frechet(features: np.ndarray, learner: Learner) -> float | None:
+def _frechet(data: Data, learner: Learner) -> float | None:
     if learner.draw is None:
         return None
-    fake = torch.cat([learner.embed(batch) for batch in learner.draw()])
-    return frechet_distance(features, fake.numpy())
+    real = embed_all(data, learner.embed, n_views=1, whiten=False)
+    return frechet_distance(real, take(learner.embed, learner.draw(), 2048))
 
 
 def _size(data: Data) -> int:
@@ -137,12 +175,14 @@ def statistics(data: Data, minutes: float, seed: int) -> Iterator:
         moments = [pixels.mean(dim=2), pixels.std(dim=2)]
         return torch.cat([*moments, *percentiles], dim=1)
 
-    yield Embedding(embed_all(data, embed, n_views=1))
+    yield Embedding(embed_all(data, embed, n_views=1, whiten=False))
 
 
 def pca(data: Data, minutes: float, seed: int) -> Iterator:
     """The first 100 principal components of pixels at half size."""
-    pixels = embed_all(data, lambda x: F.avg_pool2d(x, 2).flatten(1), n_views=1)
+    pixels = embed_all(
+        data, lambda x: F.avg_pool2d(x, 2).flatten(1), n_views=1, whiten=False
+    )
     yield Embedding(PCA(100, random_state=seed).fit_transform(pixels))
 
 
@@ -241,8 +281,9 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
             lambda x: trainer.discriminator.embed(x, options["features"]),
             options["batch_size"],
             options["schedule"],
-            options["n_views"],
-            (lambda: draw(trainer.average, 2048, seed))
+            n_views=options["n_views"],
+            whiten=options["whiten"],
+            draw=(lambda: draw(trainer.average, 2048, seed))
             if config.adversarial_batch
             else None,
         )
@@ -331,7 +372,8 @@ def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
         x = leaky_relu(decode(code(real))).unflatten(1, (widths[-1], 4, 4))
         _descend(optimizer, F.mse_loss(decoder(x), real), scale)
 
-    return learn(data, Learner(step, code, 32), minutes, seed)
+    learner = Learner(step, code, 32, view_size=config.size)
+    return learn(data, learner, minutes, seed)
 
 
 METHODS: dict[str, Callable[[Data, float, int], Iterator[Embedding]]] = {

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data", default="mitocheck,bbbc021,screen", help="data sets")
     parser.add_argument("--methods", default=",".join(METHODS), help="methods")
     parser.add_argument("--join", type=Path, nargs="*", default=[], help="earlier runs")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of one core, each")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("embedding.json"))

@@ -35,7 +35,7 @@ def main() -> None:
     )
     chosen = "gandl,untrained,ImageNet,intensity statistics,PCA of pixels"
     parser.add_argument("--methods", default=chosen, help="methods")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of one core, each")
     parser.add_argument("--seeds", type=int, default=5, help="screens")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--compounds", type=int, default=60)
