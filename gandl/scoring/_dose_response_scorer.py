@@ -62,17 +62,26 @@ class DoseResponseScorer(BaseEstimator):
 
     Notes
     -----
-    A compound is a hit if its curve falls, with a q-value (Benjamini and Hochberg [1]_)
-    below ``alpha``, and its mean at some concentration is called a hit; else toxic if
-    its mean at some concentration is; else inactive. A mean over n replicates is called
-    by what means of n further controls would be, and since a compound has several
-    concentrations, they share ``hits.quantile``: of inert compounds, about so many are
-    called toxic.
+    A compound is toxic from the concentration on at which, and at all higher ones, its
+    mean off-perturbation is above ``hits``' threshold. They are tested from the highest
+    down, each at the full level, as tests in a fixed sequence may be [2]_: of inert
+    compounds, ``hits.quantile`` are called toxic, whatever the number of
+    concentrations. Its curve is fitted to what lies below: poisoned cells lose the
+    signs of infection as well.
+
+    A compound is a hit if that curve falls, with a q-value (Benjamini and Hochberg
+    [1]_) below ``alpha``, and its mean at some concentration is a hit by ``hits``,
+    whose ``quantile`` the concentrations share; else toxic if it is at any; else
+    inactive. A mean over n replicates is called by what means of n further controls
+    would be.
 
     References
     ----------
     .. [1] Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", J R
        Stat Soc B 57, 1995.
+    .. [2] W. Maurer, L. A. Hothorn and W. Lehmacher, "Multiple comparisons in drug
+       clinical trials and preclinical assays: a-priori ordered hypotheses", in
+       Biometrie in der chemisch-pharmazeutischen Industrie 6, 1995.
 
     Examples
     --------
@@ -180,9 +189,9 @@ class DoseResponseScorer(BaseEstimator):
         DataFrame
             One row a compound, in order of ``q_value``: "compound", "call", "ec50",
             "ec50_low", "ec50_high" (confidence interval), "bottom", "top", "slope",
-            "p_value", "q_value", "toxic_from" (the lowest concentration called toxic,
-            NaN if none), "extrapolated", "non_monotonic", "n_rows", and lists by dose:
-            "concentrations", "on", "off" (means), "calls".
+            "p_value", "q_value", "toxic_from" (the concentration from which on it is
+            toxic, NaN if none), "extrapolated", "non_monotonic", "n_rows", and lists by
+            dose: "concentrations", "on", "off" (means), "calls".
 
         Raises
         ------
@@ -207,6 +216,11 @@ class DoseResponseScorer(BaseEstimator):
         position, names = pd.factorize(compound, sort=True)
         rows = [np.flatnonzero(position == k) for k in range(len(names))]
         of = None if batch is None else batch_of_rows(batch, len(scores))
+        judged = [self._by_dose(scores[where], dose[where]) for where in rows]
+        fitted = [
+            where[below(found["toxic_from"], dose[where])]
+            for where, found in zip(rows, judged, strict=True)
+        ]
         curves = Parallel(n_jobs=self.n_jobs)(
             delayed(fit_curve)(
                 self.curve,
@@ -214,14 +228,14 @@ class DoseResponseScorer(BaseEstimator):
                     scores[where, 0], dose[where], None if of is None else of[where]
                 ),
             )
-            for where in rows
+            for where in fitted
         )
         q_values = false_discovery_control([curve.p_value_ for curve in curves])
         table = pd.DataFrame(
             [
-                self._row(name, scores[where], dose[where], curve, q)
-                for name, where, curve, q in zip(
-                    names, rows, curves, q_values, strict=True
+                self._row(name, found, curve, q)
+                for name, found, curve, q in zip(
+                    names, judged, curves, q_values, strict=True
                 )
             ]
         )
@@ -262,23 +276,40 @@ class DoseResponseScorer(BaseEstimator):
             np.append(on, known[joins]),
         )
 
-    def _row(
-        self,
-        name: Any,
-        scores: np.ndarray,
-        dose: np.ndarray,
-        curve: DoseResponseRegressor,
-        q_value: float,
-    ) -> dict[str, Any]:
-        doses, position = np.unique(dose, return_inverse=True)
+    def _by_dose(self, scores: np.ndarray, dose: np.ndarray) -> dict[str, Any]:
+        """Means, calls and onset of toxicity; infinity where there is none."""
+        doses, position, counts = np.unique(
+            dose, return_inverse=True, return_counts=True
+        )
         means = np.stack(
             [scores[position == k].mean(axis=0) for k in range(len(doses))]
         )
-        calls = self.hits_.call(means, np.bincount(position), n_calls=len(doses))
+        below, _ = self.hits_.thresholds(counts, n_calls=len(doses))
+        _, above = self.hits_.thresholds(counts)
+        elsewhere = means[:, 1] > above
+        toxic = np.logical_and.accumulate(elsewhere[::-1])[::-1]
+        rescued = (means[:, 0] < below) & ~elsewhere
+        calls = np.where(toxic, "toxic", np.where(rescued, "hit", "inactive"))
+        return {
+            "toxic_from": float(doses[toxic][0]) if toxic.any() else math.inf,
+            "n_rows": len(scores),
+            "concentrations": doses.tolist(),
+            "on": means[:, 0].tolist(),
+            "off": means[:, 1].tolist(),
+            "calls": calls.tolist(),
+        }
+
+    def _row(
+        self,
+        name: Any,
+        found: dict[str, Any],
+        curve: DoseResponseRegressor,
+        q_value: float,
+    ) -> dict[str, Any]:
+        onset = found.pop("toxic_from")
         active = q_value < self.alpha and curve.slope_ < 0
-        toxic = doses[calls == "toxic"]
-        call = "toxic" if len(toxic) else "inactive"
-        if active and (calls == "hit").any():
+        call = "toxic" if math.isfinite(onset) else "inactive"
+        if active and "hit" in found["calls"]:
             call = "hit"
         with np.errstate(over="ignore"):  # no bound is known: infinity
             ec50, low, high = np.power(
@@ -295,20 +326,21 @@ class DoseResponseScorer(BaseEstimator):
             "slope": curve.slope_,
             "p_value": curve.p_value_,
             "q_value": float(q_value),
-            "toxic_from": float(toxic[0]) if len(toxic) else math.nan,
+            "toxic_from": onset if math.isfinite(onset) else math.nan,
             "extrapolated": curve.extrapolated_,
             "non_monotonic": curve.non_monotonic_,
-            "n_rows": len(scores),
-            "concentrations": doses.tolist(),
-            "on": means[:, 0].tolist(),
-            "off": means[:, 1].tolist(),
-            "calls": calls.tolist(),
+            **found,
         }
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def below(toxic_from: float, dose: np.ndarray) -> np.ndarray:
+    """Which of a compound's rows its curve is fitted to: the lowest dose at least."""
+    return ~(dose >= toxic_from) | (dose == dose.min())
 
 
 def fit_curve(

@@ -31,8 +31,11 @@ class HitCaller(BaseEstimator):
 
     Attributes
     ----------
-    on_controls_, off_controls_ : ndarray
-        On-perturbation of the positive controls, off-perturbation of both kinds.
+    on_controls_ : ndarray
+        On-perturbation of the positive controls.
+    off_controls_ : ndarray
+        Off-perturbation of the negative or of the positive controls, of those where it
+        is larger on average.
     negative_, positive_ : object
         The values of ``y`` used.
     n_features_in_ : int
@@ -51,7 +54,9 @@ class HitCaller(BaseEstimator):
     Student's distribution of N - 1 degrees of freedom. A quantile of the controls
     themselves is not known where they are a dozen a plate. Off-perturbation is a length
     and skewed: its threshold is the higher of that limit and of the one for
-    ``off ** (2 / 3)``, which is nearly normal (Wilson and Hilferty [2]_).
+    ``off ** (2 / 3)``, which is nearly normal (Wilson and Hilferty [2]_). It is taken
+    of the kind of controls whose off-perturbation is larger on average: both together
+    may be two heaps, with a spread that is of neither.
 
     References
     ----------
@@ -116,7 +121,8 @@ class HitCaller(BaseEstimator):
                     f"There is one control {name!r}: thresholds take two at least."
                 )
         self.on_controls_ = X[kind == 1, 0]
-        self.off_controls_ = X[kind >= 0, -1]
+        off = [X[kind == k, -1] for k in (0, 1)]
+        self.off_controls_ = max(off, key=np.mean)
         return self
 
     def thresholds(

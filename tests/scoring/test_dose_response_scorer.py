@@ -240,3 +240,53 @@ def test_one_control_that_was_not_infected_hides_no_hits():
     scorer = DoseResponseScorer(perturbation=PERTURBATION).fit(X[:72], y)
     table = scorer.dose_response(X[72:], ["drug"] * 18, np.repeat(DOSES, 3))
     assert table.loc[0, "call"] == "hit"
+
+
+def one_compound(off, on=None, controls_at_zero=True):
+    """Row of a compound in triplicate, with those effects at the six doses."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60 + 18, 10))
+    X[30:, 0] += 10
+    X[60:, 0] -= 10 * np.repeat(np.zeros(6) if on is None else on, 3)
+    X[60:, 1] += np.repeat(off, 3)
+    y = np.repeat(["mock", "infected", "drug"], [30, 30, 18])
+    scorer = DoseResponseScorer(
+        perturbation=PERTURBATION, controls_at_zero=controls_at_zero
+    ).fit(X, y)
+    return scorer.dose_response(X[60:], y[60:], np.repeat(DOSES, 3)).iloc[0]
+
+
+def test_toxicity_lasts_to_the_highest_dose():
+    stray = one_compound(off=[0, 30, 0, 0, 0, 0])
+    assert stray["call"] == "inactive"
+    assert np.isnan(stray["toxic_from"])
+    assert stray["calls"] == ["inactive"] * 6
+    lasting = one_compound(off=[0, 30, 0, 0, 30, 30])
+    assert lasting["call"] == "toxic"
+    assert lasting["toxic_from"] == DOSES[4]
+    assert lasting["calls"] == ["inactive"] * 4 + ["toxic"] * 2
+
+
+def test_a_dose_with_side_effects_is_no_hit():
+    """Also where they do not last."""
+    row = one_compound(off=[0, 0, 0, 0, 30, 0], on=[0, 0, 0.2, 0.5, 1, 1])
+    assert row["calls"][4:] == ["inactive", "hit"]
+
+
+def test_curve_leaves_toxic_doses_out():
+    """Poisoned cells lose the signs of infection: that is no rescue."""
+    poison = one_compound(off=[0, 0, 0, 0, 30, 40], on=[0, 0, 0, 0, 1, 1])
+    assert poison["call"] == "toxic"
+    drug = one_compound(off=[0, 0, 0, 0, 0, 40], on=[0, 0.1, 0.5, 0.9, 1, 0])
+    assert drug["call"] == "hit"
+    assert drug["toxic_from"] == DOSES[5]
+    assert not drug["non_monotonic"]
+    assert drug["ec50"] == pytest.approx(DOSES[2], rel=0.4)
+
+
+@pytest.mark.parametrize("controls_at_zero", [True, False])
+def test_a_compound_may_be_toxic_at_all_doses(controls_at_zero):
+    row = one_compound(off=[30] * 6, on=[1] * 6, controls_at_zero=controls_at_zero)
+    assert row["call"] == "toxic"
+    assert row["toxic_from"] == DOSES[0]
+    assert row["p_value"] == row["q_value"] == 1

@@ -53,7 +53,11 @@ def test_of_further_controls_that_share_is_called_by_few_controls(
     hit, toxic = np.mean(called, axis=0)
     # Three standard errors of 300 draws; lengths are not quite normal.
     assert hit < 0.05 + 0.04
-    assert 0.005 < toxic < 0.05 + 0.06
+    assert toxic < 0.05 + 0.06
+    # Here both kinds are alike: that of the larger mean is a little severe, the more so
+    # where means are as sure as its own.
+    if n_controls >= 12 and n_rows <= 3:
+        assert toxic > 0.005
 
 
 def test_thresholds_are_prediction_limits():
@@ -84,3 +88,19 @@ def test_controls_are_to_be_there():
         HitCaller(negative="mock", positive="virus").fit(scores, y)
     with pytest.raises(ValueError, match="one control 'mock': thresholds take two"):
         HitCaller(negative="mock", positive="infected").fit(scores[499:], y[499:])
+
+
+def test_side_effects_are_judged_by_the_kind_that_lies_farther_off():
+    """Of both kinds together the mean is too low, and untreated wells lie above it."""
+    rng = np.random.default_rng(0)
+
+    def infected(n):
+        return np.stack([rng.normal(1, 0.1, n), rng.normal(2, 0.2, n)], axis=1)
+
+    healthy = np.stack([rng.normal(0, 0.1, 36), rng.normal(0.3, 0.01, 36)], axis=1)
+    caller = HitCaller(negative="mock", positive="infected")
+    caller.fit(np.r_[healthy, infected(36)], np.repeat(["mock", "infected"], 36))
+    means = infected(3 * 2000).reshape(-1, 3, 2).mean(axis=1)
+    assert (caller.call(means, 3) == "toxic").mean() == pytest.approx(0.01, abs=0.01)
+    means[:, 1] += 0.6
+    assert (caller.call(means, 3) == "toxic").mean() > 0.9
