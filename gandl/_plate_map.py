@@ -48,10 +48,13 @@ def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:
     return renamed
 
 
-def join_plate_map(known: pd.DataFrame, plate_map: pd.DataFrame) -> pd.DataFrame:
+def join_plate_map(
+    known: pd.DataFrame, plate_map: pd.DataFrame
+) -> tuple[pd.DataFrame, list[str]]:
     """Add to each row of ``known`` what the plate map says of its well.
 
-    Rows go together by all columns that both have; wells "A1" and "A01" are one.
+    Rows go together by all columns that both have; wells "A1" and "A01" are one. Also
+    returned are the names of the wells in the map that have no images.
     """
     if "well" not in plate_map:
         raise ValueError(
@@ -81,11 +84,15 @@ def join_plate_map(known: pd.DataFrame, plate_map: pd.DataFrame) -> pd.DataFrame
     joined = left.merge(right, on=keys, how="left", indicator="_found")
     lost = np.flatnonzero(joined["_found"] == "left_only")
     if len(lost):
+        apart = [_apart(key, left[key], right[key]) for key in keys if key != "well"]
         raise ValueError(
             f"The plate map lacks {_named(left, keys, lost)}, which has images: give "
-            "it a row, whose other fields may be empty."
+            "it a row, whose other fields may be empty." + "".join(apart)
         )
-    return joined.drop(columns="_found")
+    imaged = pd.MultiIndex.from_frame(left[keys])
+    unused = ~pd.MultiIndex.from_frame(right[keys]).isin(imaged)
+    rows = [_named(right, keys, np.array([k])) for k in np.flatnonzero(unused)]
+    return joined.drop(columns="_found"), rows
 
 
 def well_kinds(
@@ -121,8 +128,9 @@ def well_kinds(
             found = sorted(set(wells[control].dropna()))[:8]
             raise ValueError(
                 f"No well is a control {value!r} by the column {control!r}, which has "
-                f"{found}; controls were given nothing, or one of {list(vehicle)}: "
-                "name others by --vehicle."
+                f"{found}: name its values by --negative and --positive. Controls "
+                f"were given nothing, or one of {list(vehicle)}: name others by "
+                "--vehicle."
             )
     treated = kind.isna() & given.notna() & ~given.isin(vehicle)
     left_out = pd.Series(False, index=wells.index)
@@ -155,6 +163,32 @@ def well_kinds(
 def _well(name: Any) -> str:
     row, column = well_position(name)
     return f"{row_letters(row)}{column + 1:02}"
+
+
+def _apart(key: str, images: pd.Series, plate_map: pd.Series) -> str:
+    """What values of a key the images have and the plate map has not."""
+    strange = sorted(set(images) - set(plate_map))
+    if not strange:
+        return ""
+    return (
+        f" The images' values of {key!r} are {strange[:3]}, the plate map's "
+        f"{sorted(set(plate_map))[:3]}."
+    )
+
+
+def several_images(known: pd.DataFrame) -> tuple[str, list[str]]:
+    """One site of a plate that has several images, and the columns they differ in.
+
+    Without a column of sites, it is the wells that have several. ("", []) if none has.
+    """
+    keys = [name for name in _USUAL if name in known]
+    together = known.groupby(keys, sort=False)
+    rows = np.flatnonzero(known.duplicated(keys))
+    if not len(rows):
+        return "", []
+    others = known.columns.difference(keys, sort=False)
+    differing = together[list(others)].nunique(dropna=False).gt(1).any()
+    return _named(known, keys, rows[:1]), [str(c) for c in others[differing]]
 
 
 def _named(table: pd.DataFrame, keys: list[str], rows: np.ndarray) -> str:

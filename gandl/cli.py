@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-import platform
 import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 
 from gandl._arguments import make_parser
-from gandl._plate_map import join_plate_map, read_table, well_kinds, with_usual_names
+from gandl._plate_map import (
+    join_plate_map,
+    read_table,
+    several_images,
+    well_kinds,
+    with_usual_names,
+)
+from gandl._run_record import inputs, make_record, write_record
 from gandl.images import ImageCollection
 from gandl.profiles import (
     TypicalVariationNormalizer,
@@ -43,7 +44,6 @@ _OUTPUTS = {
     "run.json",
     "wells.parquet",
 }
-_PACKAGES = ("gandl", "numpy", "pandas", "scipy", "scikit-learn", "torch", "tifffile")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _COMMANDS[options.command](options)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
-        print(f"gandl {options.command}: {error}", file=sys.stderr)
+        _tell(f"gandl {options.command}: {error}")
         return 1
     except KeyboardInterrupt:
-        print(f"gandl {options.command}: interrupted.", file=sys.stderr)
+        _tell(f"gandl {options.command}: interrupted.")
         return 130
     return 0
 
@@ -84,7 +84,7 @@ def _fit(options: argparse.Namespace) -> None:
     images = _with_plate_range(images, options.intensity, options)
     model = _featurizer(options).fit(images)
     model.save(out, overwrite=options.overwrite)
-    _write_record(_beside(out), _record(options, model, images))
+    write_record(_beside(out), make_record(options, model, images))
     print(f"Model: {out}")
 
 
@@ -95,7 +95,7 @@ def _embed(options: argparse.Namespace) -> None:
     images = _with_plate_range(images, model.intensity, options)
     profiles = _profiles(model, images, known)
     write_profiles(profiles, out, overwrite=options.overwrite)
-    _write_record(_beside(out), _record(options, model, images))
+    write_record(_beside(out), make_record(options, model, images))
     print(f"Embeddings of {len(profiles)} images: {out}")
 
 
@@ -108,7 +108,7 @@ def _score(options: argparse.Namespace) -> None:
     features, known = features.iloc[rows], known.iloc[rows]
     _check_wells(known, options)
     with _new_folder(options) as out:
-        record = _record(options)
+        record = make_record(options)
         _score_wells(options, out, make_profiles(features, known), None, record)
 
 
@@ -124,7 +124,7 @@ def _screen(options: argparse.Namespace) -> None:
         model.save(out / "model.safetensors")
         profiles = _profiles(model, images, known)
         write_profiles(profiles, out / "images.parquet")
-        record = _record(options, model, images)
+        record = make_record(options, model, images)
         _score_wells(options, out, profiles, images, record)
 
 
@@ -143,7 +143,7 @@ def _generate(options: argparse.Namespace) -> None:
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)
-    _write_record(_beside(out), _record(options, model))
+    write_record(_beside(out), make_record(options, model))
     n, n_channels, height, width = made.shape
     print(f"{n} images, {n_channels} channels of {height} x {width}: {out}")
 
@@ -202,13 +202,12 @@ def _score_wells(
     table.to_csv(out / "compounds.csv", index=False)
     separation = scorer.perturbation_.separation_
     separation.to_csv(out / "controls.csv")
-    _write_record(out / "run.json", record)
+    write_record(out / "run.json", record)
     poor = separation.index[~separation["separate"]]
     if len(poor):
-        print(
+        _tell(
             f"Controls do not separate on plates {', '.join(map(str, poor))}: do not "
-            "trust scores there.",
-            file=sys.stderr,
+            "trust scores there."
         )
     print(", ".join(f"{n} {call}" for call, n in table["call"].value_counts().items()))
 
@@ -321,7 +320,13 @@ def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | 
 
 def _with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     path = getattr(options, "plate_map", None)
-    return known if path is None else join_plate_map(known, read_table(path))
+    if path is None:
+        return known
+    joined, unused = join_plate_map(known, read_table(path))
+    if unused:
+        more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
+        _tell(f"In the plate map, but without images: {unused[0]}{more}.")
+    return joined
 
 
 def _with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
@@ -341,22 +346,52 @@ def _with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFra
 
 def _check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
+    _check_sites(known)
     kinds = _well_kinds(known, options)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
     for plate, mine in wells.groupby("plate"):
-        n = int((mine["kind"] == options.negative).sum())
+        counts = mine["kind"].value_counts()
+        n = counts.get(options.negative, 0)
         if n < 2:
             raise ValueError(
                 f"Plate {plate} has too few wells that are controls "
                 f"{options.negative!r}: {n}. A plate needs two; others can be left out "
                 "by --select."
             )
+        n = counts.get(options.positive, 0)
+        if n < 2:
+            _tell(
+                f"Plate {plate} has too few wells that are controls "
+                f"{options.positive!r} to say whether its controls separate: {n}."
+            )
     if n := int(wells["left_out"].sum()):
-        print(
+        _tell(
             f"Left out: {n} wells with a compound whose {options.control} is not "
-            f"{options.positive!r}.",
-            file=sys.stderr,
+            f"{options.positive!r}."
         )
+
+
+def _check_sites(known: pd.DataFrame) -> None:
+    """Refuse images of different plates that have one name, which would be averaged."""
+    place, differ = several_images(known)
+    if not place:
+        return
+    names = " and ".join(differ)
+    if "site" not in known:
+        if differ:
+            _tell(f"Images of one well, which differ in {names}, are averaged.")
+        return
+    if not differ:
+        raise ValueError(f"There are several images of {place}: keep one of them.")
+    raise ValueError(
+        f"There are several images of {place}, which differ in {names}: where that "
+        f"makes them different plates, say --batch {' '.join(differ)} plate; otherwise "
+        "take some of them by --select."
+    )
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _well_kinds(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
@@ -396,7 +431,7 @@ def _new_folder(options: argparse.Namespace) -> Iterator[Path]:
                 f"{str(final)!r} has {others[0]!r}, which was not written by gandl: it "
                 "is not overwritten. Name another folder."
             )
-        for path in _inputs(options).values():
+        for path in inputs(options).values():
             if final.resolve() in path.resolve().parents:
                 raise FileExistsError(
                     f"{str(path)!r} is to be read, and lies in --out, which is to be "
@@ -412,66 +447,13 @@ def _new_folder(options: argparse.Namespace) -> Iterator[Path]:
     except BaseException:
         # Hours of training may be in it.
         if any(part.iterdir()):
-            print(f"What was done so far is in {part}", file=sys.stderr)
+            _tell(f"What was done so far is in {part}")
         else:
             part.rmdir()
         raise
     print(f"Results: {final}")
     if (final / "report.html").is_file():
         print(f"Report:  {final / 'report.html'}")
-
-
-def _inputs(options: argparse.Namespace) -> dict[str, Path]:
-    """What the command reads, by the names of its arguments."""
-    given = {
-        name: getattr(options, name, None)
-        for name in ("images", "profiles", "model", "plate_map")
-    }
-    return {name: path for name, path in given.items() if path is not None}
-
-
-def _record(
-    options: argparse.Namespace,
-    model: Any = None,
-    images: ImageCollection | None = None,
-) -> dict[str, Any]:
-    """What is run: versions, parameters, seed, data."""
-    given = vars(options)
-    record: dict[str, Any] = {
-        "options": {k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
-        "versions": {name: version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "sha256": {
-            name: _sha256(path)
-            for name, path in _inputs(options).items()
-            if path.is_file()
-        },
-    }
-    if images is not None:
-        # Of names, sizes and times of the files, which is what notices a changed one.
-        record["data"] = {"images": len(images), "fingerprint": joblib.hash(images)}
-    if model is not None:
-        record["model"] = {
-            "parameters": model.get_params(),
-            "images_seen": model.n_images_seen_,
-            "channels": list(model.channels_in_ or ()),
-        }
-    return record
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write what was run beside its output, when it has ended."""
-    ended = {"ended": datetime.now(UTC).isoformat(timespec="seconds")}
-    part = path.with_name(f".{uuid.uuid4().hex}.json")
-    text = json.dumps(ended | record, indent=2, default=str)
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 _COMMANDS = {

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -350,3 +351,50 @@ def test_as_a_module_and_without_torch():
             [sys.executable, "-m", "gandl", "sing"], check=True, capture_output=True
         )
     assert wrong.value.returncode == 2
+
+
+def test_plates_of_one_name_are_not_averaged(folder, tmp_path, capsys):
+    """Two experiments that both have a plate 1 are two plates, once that is said."""
+    plates, names = tmp_path / "plates", ["first", "second"]
+    for name in names:
+        for source in (folder / "images").glob("*/Plate1"):
+            shutil.copytree(source, plates / name / source.name)
+    plate_map = pd.read_csv(folder / "metadata.csv", dtype=str)
+    plate_map = plate_map[plate_map["plate"] == "1"].drop_duplicates("well")
+    plate_map = plate_map.drop(columns=["experiment", "site", "plate"])
+    plate_map.to_csv(tmp_path / "map.csv", index=False)
+    given = [
+        *(plates, "--plate-map", tmp_path / "map.csv", *CONTROLS, "--components", 4),
+        *("--minutes", 0.005, "--out", tmp_path / "results"),
+    ]
+    pattern = "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
+    assert run("screen", *given, "--pattern", pattern) == 1
+    error = capsys.readouterr().err
+    assert "several images of plate 1, well" in error
+    assert "which differ in experiment" in error
+    assert "--batch experiment plate" in error
+    batch = ["--batch", "experiment", "plate"]
+    assert run("screen", *given, "--pattern", pattern, *batch) == 0
+    controls = pd.read_csv(tmp_path / "results" / "controls.csv")
+    assert controls["batch"].tolist() == ["first/1", "second/1"]
+    # Called otherwise, sites cannot be told from plates: what is averaged is said.
+    capsys.readouterr()
+    pattern = pattern.replace("site", "field")
+    out = ["--out", tmp_path / "other"]
+    assert run("screen", *given, "--pattern", pattern, *batch, *out) == 0
+    assert "which differ in field, are averaged" in capsys.readouterr().err
+
+
+def test_wells_without_images_and_without_controls_are_told(folder, tmp_path, capsys):
+    images = [*images_of(folder), "--minutes", 0.005, "--out", tmp_path / "results"]
+    plate_map = pd.read_csv(folder / "metadata.csv", dtype=str)
+    untreated = plate_map["well_type"] == "positive control"
+    of_second = plate_map["plate"] == "2"
+    plate_map.loc[untreated & of_second, "disease_condition"] = None
+    extra = plate_map[of_second].iloc[:1].assign(well="P24")
+    pd.concat([plate_map, extra]).to_csv(tmp_path / "map.csv", index=False)
+    given = ["--plate-map", tmp_path / "map.csv", *CONTROLS, "--components", 4]
+    assert run("screen", *images, *given) == 0
+    error = capsys.readouterr().err
+    assert "without images: experiment cobblestone-1, plate 2, well P24" in error
+    assert "Plate 2 has too few wells that are controls 'infected'" in error

@@ -3,7 +3,13 @@
 import pandas as pd
 import pytest
 
-from gandl._plate_map import join_plate_map, read_table, well_kinds, with_usual_names
+from gandl._plate_map import (
+    join_plate_map,
+    read_table,
+    several_images,
+    well_kinds,
+    with_usual_names,
+)
 
 KNOWN = pd.DataFrame({"plate": ["1", "1", "2"], "well": ["A1", "B01", "A01"]})
 COLUMNS = {
@@ -27,13 +33,14 @@ def plate_map():
 
 
 def test_wells_go_together_by_any_spelling():
-    joined = join_plate_map(KNOWN, plate_map())
+    joined, unused = join_plate_map(KNOWN, plate_map())
     assert joined["compound"].tolist() == ["z", "y", "x"]
     assert joined["well"].tolist() == ["A01", "B01", "A01"]
+    assert unused == []
 
 
 def test_one_map_for_all_plates():
-    joined = join_plate_map(KNOWN, plate_map().iloc[:2].drop(columns="plate"))
+    joined, _ = join_plate_map(KNOWN, plate_map().iloc[:2].drop(columns="plate"))
     assert joined["compound"].tolist() == ["x", "y", "x"]
 
 
@@ -48,6 +55,27 @@ def test_map_errors():
         join_plate_map(KNOWN, plate_map().iloc[:2])
     with pytest.raises(ValueError, match="'Z99' is no well"):
         join_plate_map(KNOWN, plate_map().assign(well="Z99"))
+
+
+def test_wells_without_images_are_named():
+    more = pd.DataFrame({"plate": ["1", "3"], "well": ["C7", "A1"]})
+    _, unused = join_plate_map(KNOWN, pd.concat([plate_map(), more]))
+    assert unused == ["plate 1, well C07", "plate 3, well A01"]
+
+
+def test_plates_of_other_names_are_shown():
+    with pytest.raises(ValueError, match=r"'plate' are \['1'\], .*'2', 'P1'\]"):
+        join_plate_map(KNOWN, plate_map().replace({"plate": {"1": "P1"}}))
+
+
+def test_images_that_only_another_column_tells_apart():
+    cells = KNOWN.assign(site="1", cell="HRCE", focus="0")
+    assert several_images(cells) == ("", [])
+    both = pd.concat([cells, cells.assign(cell="VERO")], ignore_index=True)
+    assert several_images(both) == ("plate 1, well A1, site 1", ["cell"])
+    sites = pd.concat([cells, cells.assign(site="2")], ignore_index=True)
+    assert several_images(sites) == ("", [])
+    assert several_images(sites.drop(columns="site")) == ("plate 1, well A1", [])
 
 
 @pytest.mark.parametrize(

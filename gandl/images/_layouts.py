@@ -6,6 +6,7 @@ import os
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -133,9 +134,9 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
     parts = pattern.split("/")
     # One expression for each depth, so that folders that cannot match stay closed.
     levels = [_compile("/".join(parts[: k + 1])) for k in range(len(parts))]
-    examples: list[str] = []
-    found = list(_walk(root, "", levels, examples))
+    found = list(_walk(root, "", levels))
     if not found:
+        examples = islice(_files(root), _N_EXAMPLES)
         seen = ", ".join(map(repr, examples)) or "nothing"
         raise ValueError(
             f"No file in {root!r} matches the pattern {pattern!r}. The folder holds, "
@@ -144,8 +145,16 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
     return found
 
 
+def _files(root: str) -> Iterator[str]:
+    for folder, inner, names in os.walk(root):
+        inner.sort()
+        for name in sorted(names):
+            path = os.path.relpath(os.path.join(folder, name), root)
+            yield path.replace(os.sep, "/")
+
+
 def _walk(
-    root: str, folder: str, levels: list[re.Pattern[str]], examples: list[str]
+    root: str, folder: str, levels: list[re.Pattern[str]]
 ) -> Iterator[dict[str, str]]:
     with os.scandir(os.path.join(root, folder)) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
@@ -155,11 +164,9 @@ def _walk(
         match = levels[folder.count("/")].fullmatch(name)
         is_last = folder.count("/") == len(levels) - 1
         if match and is_folder and not is_last:
-            yield from _walk(root, name + "/", levels, examples)
+            yield from _walk(root, name + "/", levels)
         elif match and is_last and not is_folder:
             yield match.groupdict()
-        elif len(examples) < _N_EXAMPLES:
-            examples.append(name + "/" * is_folder)
 
 
 # Fields and literals together are the whole name, so the name can be put together

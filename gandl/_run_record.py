@@ -1,0 +1,73 @@
+"""The record of what a command has run, kept beside its output."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import uuid
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from gandl.images import ImageCollection
+
+_PACKAGES = ("gandl", "numpy", "pandas", "scipy", "scikit-learn", "torch", "tifffile")
+
+
+def inputs(options: argparse.Namespace) -> dict[str, Path]:
+    """What the command reads, by the names of its arguments."""
+    given = {
+        name: getattr(options, name, None)
+        for name in ("images", "profiles", "model", "plate_map")
+    }
+    return {name: path for name, path in given.items() if path is not None}
+
+
+def make_record(
+    options: argparse.Namespace,
+    model: Any = None,
+    images: ImageCollection | None = None,
+) -> dict[str, Any]:
+    """What is run: versions, parameters, seed, data."""
+    given = vars(options)
+    record: dict[str, Any] = {
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
+        "versions": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "sha256": {
+            name: _sha256(path)
+            for name, path in inputs(options).items()
+            if path.is_file()
+        },
+    }
+    if images is not None:
+        # Of names, sizes and times of the files, which is what notices a changed one.
+        record["data"] = {"images": len(images), "fingerprint": joblib.hash(images)}
+    if model is not None:
+        record["model"] = {
+            "parameters": model.get_params(),
+            "images_seen": model.n_images_seen_,
+            "channels": list(model.channels_in_ or ()),
+        }
+    return record
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write what was run beside its output, when it has ended."""
+    ended = {"ended": datetime.now(UTC).isoformat(timespec="seconds")}
+    part = path.with_name(f".{uuid.uuid4().hex}.json")
+    text = json.dumps(ended | record, indent=2, default=str)
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, path)
