@@ -200,11 +200,18 @@ class DoseResponseDisplay:
         spread = f" ({low:.2g} to {high:.2g})" if decades < 6 else " (no interval)"
         if grid[0] <= middle <= grid[-1]:
             ax.axvline(middle, color=VERMILION, lw=1, ls=":")
+        tested = np.asarray(self.concentration)
+        tested = tested[tested > 0]
+        value = f"{middle:.2g}{spread}"
+        if middle > tested.max():
+            value = f"> {tested.max():.2g}"
+        elif middle < tested.min():
+            value = f"< {tested.min():.2g}"
         # Above the axes, where it hides no point.
         ax.text(
             0.99,
             1.01,
-            f"EC50 {middle:.2g}{spread} {plain(unit)}",
+            f"EC50 {value} {plain(unit)}",
             color=VERMILION,
             ha="right",
             va="bottom",

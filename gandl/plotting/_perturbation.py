@@ -242,11 +242,13 @@ class PerturbationDisplay:
     def _name_hits(self, scores: np.ndarray, is_hit: np.ndarray, n_names: int) -> None:
         names, rows = labels(self.names), np.flatnonzero(is_hit)
         named: set[Any] = set()
+        taken: list[Any] = []
+        renderer = self.figure_.canvas.get_renderer()
         for row in rows[np.argsort(scores[rows, 0])]:
             if names[row] is None or names[row] in named or len(named) == n_names:
                 continue
             named.add(names[row])
-            self.ax_.annotate(
+            label = self.ax_.annotate(
                 plain(names[row]),
                 scores[row],
                 xytext=(4, 3),
@@ -254,3 +256,10 @@ class PerturbationDisplay:
                 fontsize="small",
                 color=BLACK,
             )
+            # Up, until it stands on no other name.
+            for step in range(1, n_names):
+                box = label.get_window_extent(renderer)
+                if not any(box.overlaps(other) for other in taken):
+                    break
+                label.xyann = (4, 3 + 10 * step)
+            taken.append(label.get_window_extent(renderer))

@@ -29,9 +29,9 @@ from gandl.plotting import (
     PlateDisplay,
 )
 from gandl.plotting._montage import N_COLOURS
-from gandl.plotting._style import pyplot
+from gandl.plotting._style import ORANGE, pyplot
 from gandl.scoring import DoseResponseScorer
-from gandl.scoring._dose_response_scorer import fit_curve
+from gandl.scoring._dose_response_scorer import below, fit_curve
 
 _KNOWN = 6  # decades that an interval may span
 _N_RANGE = 32  # control images that set the brightness of all montages
@@ -40,10 +40,9 @@ _COLUMNS = (
     ("compound", "compound", False),
     ("call", "call", False),
     ("EC50", "ec50", True),
-    ("from", "ec50_low", True),
-    ("to", "ec50_high", True),
+    ("EC50 from", "ec50_low", True),
+    ("EC50 to", "ec50_high", True),
     ("q", "q_value", True),
-    ("slope", "slope", True),
     ("on, top dose", "on_last", True),
     ("off, top dose", "off_last", True),
     ("toxic from", "toxic_from", True),
@@ -154,12 +153,16 @@ def write_report(
         positive=escape(str(scorer.perturbation_.positive_)),
         unit=escape(unit),
         level=f"{100 * (1 - page.alpha):g} %",
+        alpha=f"{scorer.alpha:g}",
+        cut=f"{100 * (1 - scorer.hits_.quantile):g} %",
         quality=page.quality(),
         compounds=page.compounds(n_hits),
         scatter=page.scatter(),
         plates=page.plates(),
         hits=page.hits(n_hits),
-        run=escape(json.dumps(run or {}, indent=2, ensure_ascii=False, default=str)),
+        run=escape(
+            json.dumps(_given(run or {}), indent=2, ensure_ascii=False, default=str)
+        ),
     )
     part = final.with_name(f".{uuid.uuid4().hex}.html")
     try:
@@ -261,11 +264,15 @@ class _Page:
             on_last=[on[-1] for on in self.table["on"]],
             off_last=[off[-1] for off in self.table["off"]],
         )
-        # Of many decades, an interval says that nothing is known.
+        # Of many decades, an interval says that nothing is known; nor does one of a
+        # midpoint that lies where nothing was tested, or of a curve that rises.
         ends = ["ec50_low", "ec50_high"]
         with np.errstate(divide="ignore"):
             decades = np.log10(table["ec50_high"]) - np.log10(table["ec50_low"])
-        table[ends] = table[ends].where(decades < _KNOWN)
+        told = (decades < _KNOWN) & ~table["extrapolated"]
+        table[ends] = table[ends].where(told)
+        falls = table["slope"] < 0
+        table[["ec50", *ends]] = table[["ec50", *ends]].where(falls)
         shown = set(self._hits(n_hits))
         head = "".join(
             f'<th data-type="{"number" if numeric else "text"}">'
@@ -280,9 +287,8 @@ class _Page:
                 if numeric:
                     known = "" if math.isnan(value) else repr(float(value))
                     known = known.replace("inf", "Infinity")
-                    cells.append(
-                        f'<td class="number" data-value="{known}">{_number(value)}</td>'
-                    )
+                    text = _ec50(row) if column == "ec50" else _number(value)
+                    cells.append(f'<td class="number" data-value="{known}">{text}</td>')
                 elif column == "call":
                     cells.append(f'<td class="call {value}">{value}</td>')
                 else:
@@ -320,7 +326,9 @@ class _Page:
             names=self.compound[self.treated],
             calls=calls,
         )
-        return _picture(display.figure_, "on- against off-perturbation of all wells")
+        return _wide(
+            _picture(display.figure_, "on- against off-perturbation of all wells")
+        )
 
     def plates(self) -> str:
         if not {"plate", "well"} <= set(self.wells):
@@ -332,7 +340,9 @@ class _Page:
             label="on-perturbation",
             cmap="cividis",
         )
-        return _picture(display.figure_, "on-perturbation of each well, by plate")
+        return _wide(
+            _picture(display.figure_, "on-perturbation of each well, by plate")
+        )
 
     def hits(self, n_hits: int) -> str:
         found = self._hits(n_hits)
@@ -349,29 +359,38 @@ class _Page:
         row = self.table.iloc[k].to_dict()
         name = str(row["compound"])
         rows = self.treated[self.compound[self.treated] == row["compound"]]
-        dose, response = self.scorer.curve_data(
-            self.scores[rows, 0],
-            self.dose[rows],
-            self.wells["batch"][rows] if "batch" in self.wells else None,
-        )
-        curve = fit_curve(self.scorer.curve, dose, response)
+        onset = row["toxic_from"]
+        fitted = rows[below(onset, self.dose[rows])]
+        curve = fit_curve(self.scorer.curve, *self._curve_data(fitted))
+        dose, response = self._curve_data(rows)
         display = DoseResponseDisplay.from_estimator(
             curve, dose[:, None], response, unit=self.unit
         )
         display.ax_.set_ylabel("on-perturbation")
+        if not math.isnan(onset):
+            end = display.ax_.get_xlim()[1]
+            display.ax_.axvspan(onset / 1.3, end, color=ORANGE, alpha=0.15, lw=0)
+            display.ax_.set_xlim(right=end)
         notes = [f"q {_number(row['q_value'])}"]
         if row["extrapolated"]:
             notes.append("EC50 lies outside the doses tested")
         if row["non_monotonic"]:
             notes.append("turns back at high doses")
         if not math.isnan(row["toxic_from"]):
-            notes.append(f"toxic from {_number(row['toxic_from'])} {self.unit}")
+            notes.append(
+                f"toxic from {_number(onset)} {self.unit}, where the curve is not "
+                "fitted"
+            )
         return (
             f'<article id="compound-{k}"><h3>{escape(name)}</h3>'
             f"<p>{escape('; '.join(notes))}.</p>"
             f"{_picture(display.figure_, f'dose response of {name}')}"
             f"{self._montage(name, rows)}</article>"
         )
+
+    def _curve_data(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        batch = self.wells["batch"][rows] if "batch" in self.wells else None
+        return self.scorer.curve_data(self.scores[rows, 0], self.dose[rows], batch)
 
     def _montage(self, name: Any, rows: np.ndarray) -> str:
         """The negative control, the doses from the highest, the positive control."""
@@ -402,13 +421,11 @@ class _Page:
             pixel_size=self.pixel_size,
             n_columns=len(chosen),
         )
-        return (
-            '<div class="wide">'
-            + _picture(
+        return _wide(
+            _picture(
                 display.figure_,
                 f"{name}: images from {negative} over falling doses to {positive}",
             )
-            + "</div>"
         )
 
     def _brightness(self) -> np.ndarray:
@@ -432,6 +449,23 @@ def _most_typical(rows: np.ndarray, scores: np.ndarray) -> int:
     return int(rows[order[(len(rows) - 1) // 2]])
 
 
+def _given(run: Any) -> Any:
+    """A record without what was not given."""
+    if not isinstance(run, Mapping):
+        return run
+    return {key: _given(value) for key, value in run.items() if value is not None}
+
+
+def _ec50(row: Any) -> str:
+    """The EC50 as it is read: beyond the concentrations tested, their limit."""
+    tested = [dose for dose in row["concentrations"] if dose > 0]
+    if not row["extrapolated"] or math.isnan(row["ec50"]) or not tested:
+        return _number(row["ec50"])
+    if row["ec50"] > tested[-1]:
+        return f"&gt; {_number(tested[-1])}"
+    return f"&lt; {_number(tested[0])}"
+
+
 def _number(value: float) -> str:
     if math.isnan(value):
         return "–"
@@ -440,6 +474,11 @@ def _number(value: float) -> str:
     return (
         f"{value:.3g}" if value != int(value) or abs(value) >= 1e6 else f"{value:.0f}"
     )
+
+
+def _wide(part: str) -> str:
+    """What is scrolled sideways where the screen is narrow."""
+    return f'<div class="wide">{part}</div>'
 
 
 def _picture(figure: Any, alternative: str) -> str:

@@ -113,3 +113,14 @@ def test_errors(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"gandl\[plot\]"):
         DoseResponseDisplay.from_estimator(fitted, X, y)
+
+
+@pytest.mark.parametrize(("middle", "text"), [(30, "EC50 > 3 µM"), (0.002, "< 0.01")])
+def test_an_ec50_outside_the_tested_doses_is_told_as_a_limit(middle, text):
+    dose = np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3], 3)
+    noise = np.random.default_rng(0).normal(scale=0.005, size=18)
+    y = 1 / (1 + (dose / middle) ** 1) + noise
+    curve = DoseResponseRegressor().fit(dose[:, None], y)
+    assert curve.extrapolated_
+    display = DoseResponseDisplay.from_estimator(curve, dose[:, None], y)
+    assert any(text in t.get_text() for t in display.ax_.texts)

@@ -77,3 +77,17 @@ def test_errors():
         PerturbationDisplay.from_predictions([[0, 0]], controls, names=["a", "b"])
     with pytest.raises(ValueError, match=r"got \['active'\]"):
         PerturbationDisplay.from_predictions([[0, 0]], controls, calls=["active"])
+
+
+def test_names_of_hits_do_not_overlap():
+    scores = np.random.default_rng(0).normal([0.2, 0.3], 0.01, size=(6, 2))
+    names = [f"compound {k}" for k in range(6)]
+    controls = {"mock": np.zeros((2, 2)), "infected": np.ones((2, 2))}
+    display = PerturbationDisplay.from_predictions(
+        scores, controls, names=names, calls=["hit"] * 6
+    )
+    renderer = display.figure_.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in display.ax_.texts]
+    assert len(boxes) == 6
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:k])
