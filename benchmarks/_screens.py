@@ -86,12 +86,14 @@ def find_hits(
 
 def measures(found: pd.DataFrame) -> dict[str, float]:
     """How the calls of `find_hits` agree with the truth."""
-    hit, rescue = found["call"] == "hit", found["kind"] == "rescue"
+    hit, toxic = found["call"] == "hit", found["call"] == "toxic"
+    rescue = found["kind"] == "rescue"
     true = found[hit & rescue]
     error = np.abs(np.log10(true["ec50"] / true["ec50_true"]))
     return {
         "recall": (hit & rescue).sum() / rescue.sum(),
         "false among hits": (hit & ~rescue).sum() / max(1, hit.sum()),
         "toxic called hit": float((hit & (found["kind"] == "toxic")).sum()),
+        "inert called toxic": float((toxic & (found["kind"] == "inert")).sum()),
         "error of log10 EC50": error.median(),
     }

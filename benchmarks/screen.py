@@ -11,8 +11,9 @@ wells, `TypicalVariationNormalizer` on the healthy controls, `DoseResponseScorer
 
 Prints a row a method, mean and standard deviation over seeds: the share of rescuing
 compounds called a hit at a false discovery rate of 5 %, the share of hits that are
-none, toxic compounds called a hit, the median error of log10 EC50 of true hits, and
-how well the controls separate. Writes every compound's row to a JSON file.
+none, toxic compounds called a hit, inert ones called toxic, the median error of log10
+EC50 of true hits, and how well the controls separate. Writes every compound's row to a
+JSON file.
 """
 
 from __future__ import annotations
