@@ -240,6 +240,8 @@ class PerturbationDisplay:
         )
 
     def _name_hits(self, scores: np.ndarray, is_hit: np.ndarray, n_names: int) -> None:
+        from matplotlib.text import Text
+
         names, rows = labels(self.names), np.flatnonzero(is_hit)
         named: set[Any] = set()
         taken: list[Any] = []
@@ -255,11 +257,17 @@ class PerturbationDisplay:
                 textcoords="offset points",
                 fontsize="small",
                 color=BLACK,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "lw": 0.5,
+                    "shrinkA": 0,
+                    "relpos": (0, 0),
+                },
             )
             # Up, until it stands on no other name.
             for step in range(1, n_names):
-                box = label.get_window_extent(renderer)
+                box = Text.get_window_extent(label, renderer)  # without its line
                 if not any(box.overlaps(other) for other in taken):
                     break
                 label.xyann = (4, 3 + 10 * step)
-            taken.append(label.get_window_extent(renderer))
+            taken.append(Text.get_window_extent(label, renderer))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from gandl.plotting import PerturbationDisplay
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
@@ -87,7 +88,7 @@ def test_names_of_hits_do_not_overlap():
         scores, controls, names=names, calls=["hit"] * 6
     )
     renderer = display.figure_.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in display.ax_.texts]
+    boxes = [Text.get_window_extent(text, renderer) for text in display.ax_.texts]
     assert len(boxes) == 6
     for k, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:k])
