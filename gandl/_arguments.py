@@ -169,7 +169,10 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "those fill a plate's edge, say",
     )
     group.add_argument(
-        "--hits", type=int, default=50, help="hits shown with curve and images (50)"
+        "--hits",
+        type=int,
+        default=50,
+        help="hits shown with curve and images, compounds by dose (50)",
     )
     group.add_argument("--unit", default="µM", help="of concentrations (µM)")
     group.add_argument("--pixel-size", type=float, help="micrometres a pixel")

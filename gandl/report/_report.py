@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 import os
@@ -29,7 +27,9 @@ from gandl.plotting import (
     PlateDisplay,
 )
 from gandl.plotting._montage import N_COLOURS
-from gandl.plotting._style import ORANGE, pyplot
+from gandl.plotting._style import ORANGE
+from gandl.report._by_dose import draw_by_dose
+from gandl.report._html import ec50, given, number, picture, wide
 from gandl.scoring import DoseResponseScorer
 from gandl.scoring._dose_response_scorer import below, fit_curve
 
@@ -94,7 +94,8 @@ def write_report(
     run : mapping, default=None
         What was run: versions, parameters, seed. Written as JSON.
     n_hits : int, default=50
-        How many hits get a curve and images, those of the lowest q-value first.
+        How many hits get a curve and images, and how many compounds a plot of their
+        doses, those of the lowest q-value first; at least 1.
     overwrite : bool, default=False
         Whether a file that exists may be replaced.
 
@@ -159,9 +160,10 @@ def write_report(
         compounds=page.compounds(n_hits),
         scatter=page.scatter(),
         plates=page.plates(),
+        by_dose=page.by_dose(n_hits),
         hits=page.hits(n_hits),
         run=escape(
-            json.dumps(_given(run or {}), indent=2, ensure_ascii=False, default=str)
+            json.dumps(given(run or {}), indent=2, ensure_ascii=False, default=str)
         ),
     )
     part = final.with_name(f".{uuid.uuid4().hex}.html")
@@ -251,7 +253,7 @@ class _Page:
                 "yes" if row["separate"] else '<span class="poor">do not trust</span>'
             )
             cells = "".join(
-                f'<td class="number">{_number(row[name])}</td>' for name in names
+                f'<td class="number">{number(row[name])}</td>' for name in names
             )
             rows.append(f"<tr><td>{escape(str(batch))}</td>{cells}<td>{word}</td></tr>")
         return (
@@ -287,7 +289,7 @@ class _Page:
                 if numeric:
                     known = "" if math.isnan(value) else repr(float(value))
                     known = known.replace("inf", "Infinity")
-                    text = _ec50(row) if column == "ec50" else _number(value)
+                    text = ec50(row) if column == "ec50" else number(value)
                     cells.append(f'<td class="number" data-value="{known}">{text}</td>')
                 elif column == "call":
                     cells.append(f'<td class="call {value}">{value}</td>')
@@ -326,8 +328,8 @@ class _Page:
             names=self.compound[self.treated],
             calls=calls,
         )
-        return _wide(
-            _picture(display.figure_, "on- against off-perturbation of all wells")
+        return wide(
+            picture(display.figure_, "on- against off-perturbation of all wells")
         )
 
     def plates(self) -> str:
@@ -340,9 +342,15 @@ class _Page:
             label="on-perturbation",
             cmap="cividis",
         )
-        return _wide(
-            _picture(display.figure_, "on-perturbation of each well, by plate")
-        )
+        return wide(picture(display.figure_, "on-perturbation of each well, by plate"))
+
+    def by_dose(self, n_hits: int) -> str:
+        n_shown = max(1, n_hits)
+        shown = self.table[:n_shown]
+        cut = f"<p>The first {n_shown} of {len(self.table)}, by q.</p>"
+        figure = draw_by_dose(shown, self.scorer.hits_, self.unit)
+        drawn = wide(picture(figure, "means of each compound by dose"))
+        return (cut if n_shown < len(self.table) else "") + drawn
 
     def hits(self, n_hits: int) -> str:
         found = self._hits(n_hits)
@@ -371,20 +379,19 @@ class _Page:
             end = display.ax_.get_xlim()[1]
             display.ax_.axvspan(onset / 1.3, end, color=ORANGE, alpha=0.15, lw=0)
             display.ax_.set_xlim(right=end)
-        notes = [f"q {_number(row['q_value'])}"]
+        notes = [f"q {number(row['q_value'])}"]
         if row["extrapolated"]:
             notes.append("EC50 lies outside the doses tested")
         if row["non_monotonic"]:
             notes.append("turns back at high doses")
         if not math.isnan(row["toxic_from"]):
             notes.append(
-                f"toxic from {_number(onset)} {self.unit}, where the curve is not "
-                "fitted"
+                f"toxic from {number(onset)} {self.unit}, where the curve is not fitted"
             )
         return (
             f'<article id="compound-{k}"><h3>{escape(name)}</h3>'
             f"<p>{escape('; '.join(notes))}.</p>"
-            f"{_picture(display.figure_, f'dose response of {name}')}"
+            f"{picture(display.figure_, f'dose response of {name}')}"
             f"{self._montage(name, rows)}</article>"
         )
 
@@ -421,8 +428,8 @@ class _Page:
             pixel_size=self.pixel_size,
             n_columns=len(chosen),
         )
-        return _wide(
-            _picture(
+        return wide(
+            picture(
                 display.figure_,
                 f"{name}: images from {negative} over falling doses to {positive}",
             )
@@ -447,45 +454,3 @@ def _most_typical(rows: np.ndarray, scores: np.ndarray) -> int:
     """The row whose on-perturbation is the median: the lower of the two."""
     order = np.argsort(scores[rows, 0], kind="stable")
     return int(rows[order[(len(rows) - 1) // 2]])
-
-
-def _given(run: Any) -> Any:
-    """A record without what was not given."""
-    if not isinstance(run, Mapping):
-        return run
-    return {key: _given(value) for key, value in run.items() if value is not None}
-
-
-def _ec50(row: Any) -> str:
-    """The EC50 as it is read: beyond the concentrations tested, their limit."""
-    tested = [dose for dose in row["concentrations"] if dose > 0]
-    if not row["extrapolated"] or math.isnan(row["ec50"]) or not tested:
-        return _number(row["ec50"])
-    if row["ec50"] > tested[-1]:
-        return f"&gt; {_number(tested[-1])}"
-    return f"&lt; {_number(tested[0])}"
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    return (
-        f"{value:.3g}" if value != int(value) or abs(value) >= 1e6 else f"{value:.0f}"
-    )
-
-
-def _wide(part: str) -> str:
-    """What is scrolled sideways where the screen is narrow."""
-    return f'<div class="wide">{part}</div>'
-
-
-def _picture(figure: Any, alternative: str) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    pyplot().close(figure)
-    data = base64.b64encode(stream.getvalue()).decode()
-    return (
-        f'<p><img src="data:image/png;base64,{data}" alt="{escape(alternative)}"></p>'
-    )

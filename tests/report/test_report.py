@@ -105,6 +105,7 @@ def test_pictures(written):
     assert [words.split(" of ")[0].split(":")[0] for words in alternatives] == [
         "on- against off-perturbation",
         "on-perturbation",
+        "means",
         "dose response",
         "&lt;b&gt;rescue &amp; co&lt;/b&gt;",
     ]
@@ -118,7 +119,7 @@ def test_without_images_plates_or_hits(tmp_path):
     write_report(path, fitted(X, wells), X[keep], bare)
     text = path.read_text(encoding="utf-8")
     assert "<p>None.</p>" in text
-    assert text.count("<img") == 1
+    assert text.count("<img") == 2
 
 
 def test_more_stains_than_colours_and_any_word_as_dose_of_controls(tmp_path):
@@ -130,7 +131,16 @@ def test_more_stains_than_colours_and_any_word_as_dose_of_controls(tmp_path):
     named = wells.replace({RESCUES: "ab$_$x^$c$"})
     path = tmp_path / "report.html"
     write_report(path, fitted(X, wells), X, named, images=images)
-    assert path.read_text(encoding="utf-8").count("<img") == 4
+    assert path.read_text(encoding="utf-8").count("<img") == 5
+
+
+@pytest.mark.parametrize(("n_hits", "cut"), [(0, 1), (2, 2), (3, None)])
+def test_plots_are_of_so_many_compounds(tmp_path, n_hits, cut):
+    X, wells = screen()
+    path = tmp_path / "report.html"
+    write_report(path, fitted(X, wells), X, wells, n_hits=n_hits)
+    found = re.findall("The first ([0-9]) of 3, by q", path.read_text(encoding="utf-8"))
+    assert found == ([] if cut is None else [str(cut)])
 
 
 def test_poor_controls_are_told(tmp_path):

@@ -1,0 +1,50 @@
+"""On- and off-perturbation of many compounds by dose, one small plot each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gandl.plotting._style import BLACK, BLUE, ORANGE, new_grid, plain
+from gandl.scoring import HitCaller
+
+_COLUMNS = 5
+_COLOURS = {"hit": BLUE, "toxic": ORANGE, "inactive": BLACK}
+
+
+def draw_by_dose(table: pd.DataFrame, hits: HitCaller, unit: str) -> Any:
+    """Draw the means of a table of compounds, and what they are called by; a figure.
+
+    Dotted lines are the thresholds of as many replicates as a dose has on average.
+    """
+    figure, axes = new_grid(
+        None,
+        len(table),
+        _COLUMNS,
+        figsize=(11, 0.6 + 1.9 * -(-len(table) // _COLUMNS)),
+        sharey=True,
+    )
+    for ax, (_, row) in zip(axes, table.iterrows(), strict=True):
+        dose = np.array(row["concentrations"])
+        lowest = dose[dose > 0].min(initial=np.inf)
+        if not np.isfinite(lowest):
+            lowest = 1.0
+        at = np.where(dose > 0, dose, lowest / 10)  # zero: a decade to the left
+        below, _ = hits.thresholds(row["n_rows"] / len(dose), n_calls=len(dose))
+        _, above = hits.thresholds(row["n_rows"] / len(dose))
+        ax.axhline(below, color=BLUE, ls=":", lw=1)
+        ax.axhline(above, color=ORANGE, ls=":", lw=1)
+        ax.plot(at, row["on"], "o-", color=BLUE, ms=3.5, lw=1, label="on")
+        ax.plot(at, row["off"], "X-", color=ORANGE, ms=4, lw=1, label="off")
+        ax.set_xscale("log")
+        ax.tick_params(labelsize="small")
+        name = plain(row["compound"])
+        ax.set_title(
+            f"{name}: {row['call']}", color=_COLOURS[row["call"]], fontsize="small"
+        )
+    axes[0].legend(fontsize="x-small", frameon=False)
+    figure.supxlabel(f"concentration ({plain(unit)})", fontsize="small")
+    figure.supylabel("on- and off-perturbation", fontsize="small")
+    return figure

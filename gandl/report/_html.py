@@ -1,0 +1,54 @@
+"""Pieces of the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from gandl.plotting._style import pyplot
+
+
+def given(run: Any) -> Any:
+    """A record without what was not given."""
+    if not isinstance(run, Mapping):
+        return run
+    return {key: given(value) for key, value in run.items() if value is not None}
+
+
+def ec50(row: Any) -> str:
+    """The EC50 as it is read: beyond the concentrations tested, their limit."""
+    tested = [dose for dose in row["concentrations"] if dose > 0]
+    if not row["extrapolated"] or math.isnan(row["ec50"]) or not tested:
+        return number(row["ec50"])
+    if row["ec50"] > tested[-1]:
+        return f"&gt; {number(tested[-1])}"
+    return f"&lt; {number(tested[0])}"
+
+
+def number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return (
+        f"{value:.3g}" if value != int(value) or abs(value) >= 1e6 else f"{value:.0f}"
+    )
+
+
+def wide(part: str) -> str:
+    """What is scrolled sideways where the screen is narrow."""
+    return f'<div class="wide">{part}</div>'
+
+
+def picture(figure: Any, alternative: str) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    pyplot().close(figure)
+    data = base64.b64encode(stream.getvalue()).decode()
+    return (
+        f'<p><img src="data:image/png;base64,{data}" alt="{escape(alternative)}"></p>'
+    )
