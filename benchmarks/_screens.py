@@ -7,7 +7,7 @@ import pandas as pd
 
 from gandl import ImageCollection
 from gandl.datasets import make_screen
-from gandl.profiles import TypicalVariationNormalizer
+from gandl.profiles import ControlScaler
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
 
 CELL_TYPES = ("cobblestone", "spindle")
@@ -57,8 +57,8 @@ def find_hits(
         X, known = averages[mine], wells[mine]
         treated = (known["well_type"] == "treatment").to_numpy()
         kind = known["disease_condition"].mask(treated)
-        tvn = TypicalVariationNormalizer(control="healthy", n_components=33)
-        X = tvn.fit_transform(X, kind, batch=known["plate"])
+        scaler = ControlScaler(control="healthy")
+        X = scaler.fit_transform(X, kind, batch=known["plate"])
         axis = PerturbationScorer(
             negative="healthy",
             positive="infected",

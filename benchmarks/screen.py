@@ -7,7 +7,7 @@ rescue, 20 that do nothing, 20 toxic) at six half-log doses in triplicate, two s
 128 x 128 a well, 12 healthy and 12 infected control wells a plate; another screen for
 each seed. Methods that learn train on the screen's images, without labels, for
 ``--minutes``. Then for all methods alike, cell type by cell type: images averaged to
-wells, `TypicalVariationNormalizer` on the healthy controls, `DoseResponseScorer`.
+wells, `ControlScaler` on the healthy controls, `DoseResponseScorer`.
 
 Prints a row a method, mean and standard deviation over seeds: the share of rescuing
 compounds called a hit at a false discovery rate of 5 %, the share of hits that are

@@ -34,7 +34,7 @@ from gandl import GANDLFeaturizer, ImageCollection
 from gandl.datasets import make_screen
 from gandl.images import image_range, percentile_range, scale_intensity
 from gandl.profiles import (
-    TypicalVariationNormalizer,
+    ControlScaler,
     aggregate,
     feature_columns,
     make_profiles,
@@ -369,8 +369,7 @@ def write_hits(
     features = wells[feature_columns(wells)]
     plate, treated = wells["Metadata_Plate"], wells["Metadata_well_type"] == "treatment"
     kind = wells["Metadata_disease_condition"].mask(treated)
-    tvn = TypicalVariationNormalizer(control="healthy", n_components=40)
-    X = tvn.fit_transform(features, kind, batch=plate)
+    X = ControlScaler(control="healthy").fit_transform(features, kind, batch=plate)
     axis = PerturbationScorer(
         negative="healthy",
         positive="infected",

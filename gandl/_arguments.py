@@ -160,9 +160,6 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         help="compounds that are no treatment, as an empty field (DMSO)",
     )
     group.add_argument(
-        "--components", type=int, default=40, help="of the normalisation, at most (40)"
-    )
-    group.add_argument(
         "--doses-alone",
         action="store_true",
         help="fit curves without the untreated controls at concentration zero: where "

@@ -26,7 +26,7 @@ from gandl._plate_map import (
 from gandl._run_record import inputs, make_record, write_record
 from gandl.images import ImageCollection
 from gandl.profiles import (
-    TypicalVariationNormalizer,
+    ControlScaler,
     aggregate,
     feature_columns,
     make_profiles,
@@ -165,10 +165,10 @@ def _score_wells(
     kinds = ["kind", "compound", "concentration"]
     known[kinds] = _well_kinds(known, options)[kinds]
     known["batch"] = known["plate"]
-    normalizer = TypicalVariationNormalizer(
-        control=options.negative, n_components=options.components
-    )
-    X = normalizer.fit_transform(
+    # Not TypicalVariationNormalizer: of some dozen controls it keeps the directions in
+    # which they vary, and most of what sets infected cells apart lies outside.
+    scaler = ControlScaler(control=options.negative)
+    X = scaler.fit_transform(
         wells[names].to_numpy(), known["kind"], batch=known["batch"]
     )
     write_profiles(make_profiles(X, known), out / "wells.parquet")

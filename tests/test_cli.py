@@ -93,7 +93,7 @@ def test_fit_embed_generate(folder, model, tmp_path, capsys):
 
 def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys):
     out = tmp_path / "results"
-    given = ["--plate-map", folder / "metadata.csv", *CONTROLS, "--components", 4]
+    given = ["--plate-map", folder / "metadata.csv", *CONTROLS]
     # The map has a row a site here, and the images are looked up by site too.
     arguments = [*images_of(folder), *given, "--model", model, "--pixel-size", 0.65]
     assert run("screen", *arguments, "--out", out) == 0
@@ -112,7 +112,7 @@ def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys)
     assert sorted(compounds["compound"]) == ["compound-1", "compound-2"]
     assert len(pd.read_csv(out / "controls.csv")) == 2
     again = tmp_path / "scores"
-    given = [*CONTROLS, "--components", 4]
+    given = [*CONTROLS]
     assert run("score", out / "images.parquet", *given, "--out", again) == 0
     pd.testing.assert_frame_equal(pd.read_csv(again / "compounds.csv"), compounds)
     for folder_of, read in ((out, {"model", "plate_map"}), (again, {"profiles"})):
@@ -176,7 +176,7 @@ def test_a_folder_is_not_overwritten_by_what_is_read_from_it(
     table = out / "images.parquet"
     assert run("embed", model, *images_of(folder), "--out", table) == 0
     (out / "images.parquet.run.json").unlink()
-    given = ["--plate-map", folder / "metadata.csv", *CONTROLS, "--components", 4]
+    given = ["--plate-map", folder / "metadata.csv", *CONTROLS]
     assert run("score", table, *given, "--out", out, "--overwrite") == 1
     assert "is to be read, and lies in --out" in capsys.readouterr().err
     assert table.is_file()
@@ -233,7 +233,7 @@ def test_compounds_on_healthy_cells_are_left_out(folder, model, tmp_path, capsys
     plate_map = changed(
         folder, tmp_path / "map.csv", disease_condition=(query, "healthy")
     )
-    given = ["--plate-map", plate_map, *CONTROLS, "--components", 4]
+    given = ["--plate-map", plate_map, *CONTROLS]
     arguments = ["screen", *images_of(folder), *given, "--model", model]
     assert run(*arguments, "--out", tmp_path / "out") == 0
     assert "Left out: 2 wells with a compound" in capsys.readouterr().err
@@ -272,7 +272,7 @@ def test_plates_that_are_numbers_or_missing(folder, model, tmp_path, capsys):
     table.to_parquet(tmp_path / "numbers.parquet")
     table["Metadata_Plate"] = table["Metadata_Plate"].where(table.index != 3)
     table.to_parquet(tmp_path / "missing.parquet")
-    given = ["--plate-map", folder / "metadata.csv", *CONTROLS, "--components", 4]
+    given = ["--plate-map", folder / "metadata.csv", *CONTROLS]
     source = [tmp_path / "numbers.parquet", *given]
     assert run("score", *source, "--out", tmp_path / "out") == 0
     assert len(pd.read_csv(tmp_path / "out" / "controls.csv")) == 2
@@ -364,7 +364,7 @@ def test_plates_of_one_name_are_not_averaged(folder, tmp_path, capsys):
     plate_map = plate_map.drop(columns=["experiment", "site", "plate"])
     plate_map.to_csv(tmp_path / "map.csv", index=False)
     given = [
-        *(plates, "--plate-map", tmp_path / "map.csv", *CONTROLS, "--components", 4),
+        *(plates, "--plate-map", tmp_path / "map.csv", *CONTROLS),
         *("--minutes", 0.005, "--out", tmp_path / "results"),
     ]
     pattern = "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
@@ -393,7 +393,7 @@ def test_wells_without_images_and_without_controls_are_told(folder, tmp_path, ca
     plate_map.loc[untreated & of_second, "disease_condition"] = None
     extra = plate_map[of_second].iloc[:1].assign(well="P24")
     pd.concat([plate_map, extra]).to_csv(tmp_path / "map.csv", index=False)
-    given = ["--plate-map", tmp_path / "map.csv", *CONTROLS, "--components", 4]
+    given = ["--plate-map", tmp_path / "map.csv", *CONTROLS]
     assert run("screen", *images, *given) == 0
     error = capsys.readouterr().err
     assert "without images: experiment cobblestone-1, plate 2, well P24" in error

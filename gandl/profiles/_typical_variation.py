@@ -71,7 +71,9 @@ class TypicalVariationNormalizer(
     alignment leaves is whitened once more.
 
     Directions in which no control varies are dropped. With fewer controls than
-    features that can be most of them.
+    features that can be most of them, with what a treatment does in them: of a few
+    dozen wells and an embedding, take `ControlScaler`, whose scores a regularised axis
+    (`gandl.scoring.PerturbationScorer` with ``axis="discriminant"``) separates better.
 
     The controls are whitened by what they themselves taught, other rows are not: with
     few controls, controls lie nearer to each other than rows that are no different. A

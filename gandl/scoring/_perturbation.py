@@ -41,9 +41,8 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         are at 0 and 1 all the same.
     pooled : bool, default=False
         Whether one axis is fitted to the controls of all batches, which then are to be
-        comparable (`gandl.profiles.TypicalVariationNormalizer`), instead of one a
-        batch. More controls make an axis steadier; separation is told by batch in
-        both cases.
+        comparable (`gandl.profiles.ControlScaler`), instead of one a batch. More
+        controls make an axis steadier; separation is told by batch in both cases.
     poor_controls : {"warn", "raise", "ignore"}, default="warn"
         What to do about batches whose controls do not separate, with a Cohen's d below
         0.5, or are too few for one to be left out.
@@ -78,7 +77,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     See Also
     --------
     DoseResponseRegressor : The curve of on-perturbation by concentration.
-    gandl.profiles.TypicalVariationNormalizer : To come before.
+    gandl.profiles.ControlScaler : To come before.
 
     Notes
     -----
