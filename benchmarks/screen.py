@@ -46,13 +46,18 @@ def main() -> None:
         help="curves without the untreated controls at concentration zero",
     )
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--join", type=Path, nargs="*", default=[], help="earlier runs of other seeds"
+    )
     parser.add_argument("--out", type=Path, default=Path("screen.json"))
     arguments = parser.parse_args()
     methods = arguments.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         parser.error(f"no method {sorted(unknown)}; there are {list(METHODS)}")
     _methods.CHECKPOINTS = (1.0,)  # only the end is asked
-    results, rows = [], []
+    earlier = [json.loads(file.read_text()) for file in arguments.join]
+    results = [row for run in earlier for row in run["results"]]
+    rows = [row for run in earlier for row in run["compounds"]]
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         images, truth = simulate(
             seed, n_compounds=arguments.compounds, n_jobs=arguments.jobs
@@ -72,7 +77,8 @@ def main() -> None:
             print(results[-1], flush=True)
             kept = ["compound", "cell type", "kind", "call", "q_value", "ec50_true"]
             rows += [row | r for r in found[[*kept, "ec50"]].to_dict(orient="records")]
-            save(rows, results, arguments)
+            save(rows, results, arguments)  # of hours, what is done
+    save(rows, results, arguments)
     print(f"\n{table(results)}\n\nWritten to {arguments.out}")
 
 
@@ -87,7 +93,7 @@ def table(results: list[dict]) -> str:
 
 
 def save(rows: list, results: list, arguments: argparse.Namespace) -> None:
-    options = {k: v for k, v in vars(arguments).items() if k != "out"}
+    options = {k: v for k, v in vars(arguments).items() if k not in ("out", "join")}
     record = {"options": options, "results": results, "compounds": rows}
     temporary = arguments.out.with_name(f".{arguments.out.name}")
     temporary.write_text(json.dumps(record, indent=1, default=float) + "\n")

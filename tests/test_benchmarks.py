@@ -75,3 +75,6 @@ def test_screen(tmp_path, monkeypatch, capsys):
     compounds = pd.DataFrame(json.loads(out.read_text())["compounds"])
     assert len(compounds) == 3 * 2  # in each cell type
     assert set(compounds["call"]) <= {"hit", "toxic", "inactive"}
+    run(screen, monkeypatch, "--seeds", "0", "--join", out, "--out", tmp_path / "all")
+    both = json.loads((tmp_path / "all").read_text())
+    assert both["compounds"] == json.loads(out.read_text())["compounds"]

@@ -107,7 +107,7 @@ def test_what_is_no_model(fitted, path, tmp_path, monkeypatch):
         GANDLFeaturizer.load(other)
     header = json.dumps({"format": 99, "version": "9.0"})
     other.write_bytes(save(load(data), metadata={"gandl": header}))
-    with pytest.raises(ValueError, match=r"format 99, of gandl 9\.0; gandl .* reads 1"):
+    with pytest.raises(ValueError, match=r"format 99, of gandl 9\.0; gandl .* reads 2"):
         GANDLFeaturizer.load(other)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(ImportError, match=r"gandl\[hub\]"):
