@@ -84,10 +84,11 @@ def join_plate_map(
     joined = left.merge(right, on=keys, how="left", indicator="_found")
     lost = np.flatnonzero(joined["_found"] == "left_only")
     if len(lost):
-        apart = [_apart(key, left[key], right[key]) for key in keys if key != "well"]
+        for key in keys:
+            _check_shared(key, left[key], right[key])
         raise ValueError(
             f"The plate map lacks {_named(left, keys, lost)}, which has images: give "
-            "it a row, whose other fields may be empty." + "".join(apart)
+            "it a row, whose other fields may be empty."
         )
     imaged = pd.MultiIndex.from_frame(left[keys])
     unused = ~pd.MultiIndex.from_frame(right[keys]).isin(imaged)
@@ -126,11 +127,15 @@ def well_kinds(
     for value in (negative, positive):
         if not (kind == value).any():
             found = sorted(set(wells[control].dropna()))[:8]
+            remedy = "name its values by --negative and --positive."
+            if value in found:
+                remedy = (
+                    f"controls were given nothing, or one of {list(vehicle)}: name "
+                    "others by --vehicle."
+                )
             raise ValueError(
                 f"No well is a control {value!r} by the column {control!r}, which has "
-                f"{found}: name its values by --negative and --positive. Controls "
-                f"were given nothing, or one of {list(vehicle)}: name others by "
-                "--vehicle."
+                f"{found}: {remedy}"
             )
     treated = kind.isna() & given.notna() & ~given.isin(vehicle)
     left_out = pd.Series(False, index=wells.index)
@@ -165,15 +170,15 @@ def _well(name: Any) -> str:
     return f"{row_letters(row)}{column + 1:02}"
 
 
-def _apart(key: str, images: pd.Series, plate_map: pd.Series) -> str:
-    """What values of a key the images have and the plate map has not."""
-    strange = sorted(set(images) - set(plate_map))
-    if not strange:
-        return ""
-    return (
-        f" The images' values of {key!r} are {strange[:3]}, the plate map's "
-        f"{sorted(set(plate_map))[:3]}."
-    )
+def _check_shared(key: str, images: pd.Series, plate_map: pd.Series) -> None:
+    """Refuse images and a plate map that have no value of a key in common."""
+    names, others = set(images), set(plate_map)
+    if names.isdisjoint(others):
+        raise ValueError(
+            f"No {key} of the images, {sorted(names)[:3]}, is in the plate map, which "
+            f"has {sorted(others)[:3]}: call them the same. In a pattern, text beside "
+            "a field is no part of it, as in Plate{plate}."
+        )
 
 
 def several_images(known: pd.DataFrame) -> tuple[str, list[str]]:

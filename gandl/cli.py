@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -44,6 +45,7 @@ _OUTPUTS = {
     "run.json",
     "wells.parquet",
 }
+_LISTS = ["concentrations", "on", "off", "calls"]  # of a compound, by dose
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,9 +201,10 @@ def _score_wells(
         n_hits=options.hits,
         run=record,
     )
-    table.to_csv(out / "compounds.csv", index=False)
+    lists = {name: table[name].map(json.dumps) for name in _LISTS}
+    table.assign(**lists).to_csv(out / "compounds.csv", index=False)
     separation = scorer.perturbation_.separation_
-    separation.to_csv(out / "controls.csv")
+    separation.to_csv(out / "controls.csv", index_label="plate")
     write_record(out / "run.json", record)
     poor = separation.index[~separation["separate"]]
     if len(poor):

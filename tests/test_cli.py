@@ -110,6 +110,7 @@ def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys)
     assert str(out / "report.html") in printed
     compounds = pd.read_csv(out / "compounds.csv")
     assert sorted(compounds["compound"]) == ["compound-1", "compound-2"]
+    assert len(json.loads(compounds["calls"][0])) == 6
     assert len(pd.read_csv(out / "controls.csv")) == 2
     again = tmp_path / "scores"
     given = [*CONTROLS]
@@ -376,7 +377,7 @@ def test_plates_of_one_name_are_not_averaged(folder, tmp_path, capsys):
     batch = ["--batch", "experiment", "plate"]
     assert run("screen", *given, "--pattern", pattern, *batch) == 0
     controls = pd.read_csv(tmp_path / "results" / "controls.csv")
-    assert controls["batch"].tolist() == ["first/1", "second/1"]
+    assert controls["plate"].tolist() == ["first/1", "second/1"]
     # Called otherwise, sites cannot be told from plates: what is averaged is said.
     capsys.readouterr()
     pattern = pattern.replace("site", "field")

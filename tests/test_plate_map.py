@@ -64,8 +64,9 @@ def test_wells_without_images_are_named():
 
 
 def test_plates_of_other_names_are_shown():
-    with pytest.raises(ValueError, match=r"'plate' are \['1'\], .*'2', 'P1'\]"):
-        join_plate_map(KNOWN, plate_map().replace({"plate": {"1": "P1"}}))
+    others = plate_map().replace({"plate": {"1": "P1", "2": "P2"}})
+    with pytest.raises(ValueError, match=r"images, \['1', '2'\], .* \['P1', 'P2'\]"):
+        join_plate_map(KNOWN, others)
 
 
 def test_images_that_only_another_column_tells_apart():

@@ -194,27 +194,28 @@ class DoseResponseDisplay:
     def _draw_ec50(self, unit: str, grid: np.ndarray) -> None:
         assert self.ec50 is not None
         ax, (middle, low, high) = self.ax_, self.ec50
-        with np.errstate(divide="ignore", invalid="ignore"):
-            decades = np.log10(high) - np.log10(low)
-        # Of many decades, an interval says that nothing is known.
-        spread = f" ({low:.2g} to {high:.2g})" if decades < 6 else " (no interval)"
         if grid[0] <= middle <= grid[-1]:
             ax.axvline(middle, color=VERMILION, lw=1, ls=":")
         tested = np.asarray(self.concentration)
-        tested = tested[tested > 0]
-        value = f"{middle:.2g}{spread}"
-        if middle > tested.max():
-            value = f"> {tested.max():.2g}"
-        elif middle < tested.min():
-            value = f"< {tested.min():.2g}"
+        ends = [within(end, tested[tested > 0]) for end in (middle, low, high)]
+        value = ends[0] if "<" in ends[0] or ">" in ends[0] else "{} ({} to {})"
         # Above the axes, where it hides no point.
         ax.text(
             0.99,
             1.01,
-            f"EC50 {value} {plain(unit)}",
+            f"EC50 {value.format(*ends)} {plain(unit)}",
             color=VERMILION,
             ha="right",
             va="bottom",
             fontsize="small",
             transform=ax.transAxes,
         )
+
+
+def within(concentration: float, tested: np.ndarray) -> str:
+    """A concentration as text; outside the tested ones (above zero), their limit."""
+    if concentration > tested.max():
+        return f"> {tested.max():.2g}"
+    if concentration < tested.min():
+        return f"< {tested.min():.2g}"
+    return f"{concentration:.2g}"

@@ -209,12 +209,13 @@ class PerturbationDisplay:
             (NEGATIVE, POSITIVE), self.controls.items(), strict=True
         ):
             self._draw_controls(name, np.asarray(control), colour)
-        if self.names is not None:
-            self._name_hits(scores, calls == "hit", n_names)
         self.ax_.set(xlabel="on-perturbation", ylabel="off-perturbation")
         self.ax_.legend(
             fontsize="small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
         )
+        if self.names is not None:
+            self.figure_.draw_without_rendering()  # the legend moves what is named
+            self._name_hits(scores, calls == "hit", n_names)
         return self
 
     def _draw_controls(self, name: str, scores: np.ndarray, colour: str) -> None:

@@ -19,16 +19,6 @@ def given(run: Any) -> Any:
     return {key: given(value) for key, value in run.items() if value is not None}
 
 
-def ec50(row: Any) -> str:
-    """The EC50 as it is read: beyond the concentrations tested, their limit."""
-    tested = [dose for dose in row["concentrations"] if dose > 0]
-    if not row["extrapolated"] or math.isnan(row["ec50"]) or not tested:
-        return number(row["ec50"])
-    if row["ec50"] > tested[-1]:
-        return f"&gt; {number(tested[-1])}"
-    return f"&lt; {number(tested[0])}"
-
-
 def number(value: float) -> str:
     if math.isnan(value):
         return "–"

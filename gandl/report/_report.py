@@ -26,14 +26,14 @@ from gandl.plotting import (
     PerturbationDisplay,
     PlateDisplay,
 )
+from gandl.plotting._dose_response import within
 from gandl.plotting._montage import N_COLOURS
 from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
-from gandl.report._html import ec50, given, number, picture, wide
+from gandl.report._html import given, number, picture, wide
 from gandl.scoring import DoseResponseScorer
 from gandl.scoring._dose_response_scorer import below, fit_curve
 
-_KNOWN = 6  # decades that an interval may span
 _N_RANGE = 32  # control images that set the brightness of all montages
 # Heading, column of the table of compounds, and whether it is a number.
 _COLUMNS = (
@@ -42,6 +42,7 @@ _COLUMNS = (
     ("EC50", "ec50", True),
     ("EC50 from", "ec50_low", True),
     ("EC50 to", "ec50_high", True),
+    ("works at", "works_at", False),
     ("q", "q_value", True),
     ("on, top dose", "on_last", True),
     ("off, top dose", "off_last", True),
@@ -155,6 +156,7 @@ def write_report(
         unit=escape(unit),
         level=f"{100 * (1 - page.alpha):g} %",
         alpha=f"{scorer.alpha:g}",
+        typical=page.typical_off(),
         cut=f"{100 * (1 - scorer.hits_.quantile):g} %",
         quality=page.quality(),
         compounds=page.compounds(n_hits),
@@ -261,20 +263,25 @@ class _Page:
             f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         )
 
+    def typical_off(self) -> str:
+        """Off-perturbation of the controls, which is never zero: wells differ."""
+        axis = self.scorer.perturbation_
+        parts = []
+        for kind, name in enumerate(self.of_control):
+            off = axis.control_scores_[axis.control_kinds_ == kind, 1]
+            parts.append(f"{number(float(np.nanmean(off)))} of {escape(name)} ones")
+        return " and ".join(parts)
+
     def compounds(self, n_hits: int) -> str:
         table = self.table.assign(
             on_last=[on[-1] for on in self.table["on"]],
             off_last=[off[-1] for off in self.table["off"]],
+            works_at=[_works_at(row) for _, row in self.table.iterrows()],
         )
-        # Of many decades, an interval says that nothing is known; nor does one of a
-        # midpoint that lies where nothing was tested, or of a curve that rises.
-        ends = ["ec50_low", "ec50_high"]
-        with np.errstate(divide="ignore"):
-            decades = np.log10(table["ec50_high"]) - np.log10(table["ec50_low"])
-        told = (decades < _KNOWN) & ~table["extrapolated"]
-        table[ends] = table[ends].where(told)
-        falls = table["slope"] < 0
-        table[["ec50", *ends]] = table[["ec50", *ends]].where(falls)
+        # Of a curve that is none, or rises, a midpoint is not where a compound works.
+        ends = ["ec50", "ec50_low", "ec50_high"]
+        falls = (table["q_value"] < self.scorer.alpha) & (table["slope"] < 0)
+        table[ends] = table[ends].where(falls)
         shown = set(self._hits(n_hits))
         head = "".join(
             f'<th data-type="{"number" if numeric else "text"}">'
@@ -289,10 +296,15 @@ class _Page:
                 if numeric:
                     known = "" if math.isnan(value) else repr(float(value))
                     known = known.replace("inf", "Infinity")
-                    text = ec50(row) if column == "ec50" else number(value)
+                    text = number(value)
+                    if column in ends and known:
+                        tested = np.array(row["concentrations"])
+                        text = escape(within(value, tested[tested > 0]))
                     cells.append(f'<td class="number" data-value="{known}">{text}</td>')
                 elif column == "call":
                     cells.append(f'<td class="call {value}">{value}</td>')
+                elif column == "works_at":
+                    cells.append(f"<td>{value}</td>")
                 else:
                     name = escape(str(value))
                     link = f'<a href="#compound-{k}">{name}</a>' if k in shown else name
@@ -356,9 +368,17 @@ class _Page:
         found = self._hits(n_hits)
         if not found:
             return "<p>None.</p>"
+        negative, positive = map(escape, self.of_control)
+        told = (
+            f"<p>Images run from {negative} over the doses, the highest first, to "
+            f"{positive}: along a drug's effect as it wears off. Each is of the well "
+            "whose on-perturbation is the median, on the compound's first plate where "
+            "that has one.</p>"
+        )
         n = int((self.table["call"] == "hit").sum())
         cut = f"<p>The first {len(found)} of {n}.</p>" if len(found) < n else ""
-        return cut + "".join(self._hit(k) for k in found)
+        told = "" if self.images is None else told
+        return cut + told + "".join(self._hit(k) for k in found)
 
     def _hits(self, n_hits: int) -> list[int]:
         return self.table.index[self.table["call"] == "hit"].tolist()[:n_hits]
@@ -448,6 +468,15 @@ class _Page:
             pixels = np.stack([self.images[int(row)] for row in both])
             self._ranges = np.percentile(pixels, [0.5, 99.8], axis=(0, 2, 3)).T
         return self._ranges
+
+
+def _works_at(row: Any) -> str:
+    """The concentrations at which a hit is one, from the lowest to the highest."""
+    pairs = zip(row["concentrations"], row["calls"], strict=True)
+    doses = [number(dose) for dose, call in pairs if call == "hit"]
+    if row["call"] != "hit":
+        return "–"
+    return doses[0] if len(doses) == 1 else f"{doses[0]} to {doses[-1]}"
 
 
 def _most_typical(rows: np.ndarray, scores: np.ndarray) -> int:
