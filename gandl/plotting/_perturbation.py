@@ -266,9 +266,10 @@ class PerturbationDisplay:
                 },
             )
             # Up, until it stands on no other name.
-            for step in range(1, n_names):
+            for step in range(1, n_names + 1):
+                label.update_positions(renderer)
                 box = Text.get_window_extent(label, renderer)  # without its line
                 if not any(box.overlaps(other) for other in taken):
                     break
                 label.xyann = (4, 3 + 10 * step)
-            taken.append(Text.get_window_extent(label, renderer))
+            taken.append(box)

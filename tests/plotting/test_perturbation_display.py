@@ -87,6 +87,7 @@ def test_names_of_hits_do_not_overlap():
     display = PerturbationDisplay.from_predictions(
         scores, controls, names=names, calls=["hit"] * 6
     )
+    display.figure_.canvas.draw()
     renderer = display.figure_.canvas.get_renderer()
     boxes = [Text.get_window_extent(text, renderer) for text in display.ax_.texts]
     assert len(boxes) == 6
