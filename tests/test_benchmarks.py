@@ -55,6 +55,7 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     # What was made before is not made again, but stands in the table.
     assert f"{changed} 0 0." in made
     assert "untrained 0 0." not in made
+    assert "+0.000 ± 0.000" in made  # over itself
     results = json.loads(both.read_text())
     assert {r["method"] for r in results} == set(methods[1].split(","))
     assert {r["d"] for r in results if r["method"] == changed} == {2 * 4 * 8}
