@@ -208,7 +208,7 @@ def imagenet(data: Data, minutes: float, seed: int) -> Iterator:
             )
         return maps.float().mean(dim=(2, 3)).reshape(n, -1)
 
-    yield Embedding(embed_all(data, embed))
+    yield Embedding(embed_all(data, embed, view_size=_size(data)))
 
 
 def cellprofiler(data: Data, minutes: float, seed: int) -> Iterator:
@@ -282,7 +282,7 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
             options["batch_size"],
             options["schedule"],
             n_views=options["n_views"],
-            whiten=options["whiten"],
+            whiten=options["whiten"] and options["features"] != "penultimate",
             draw=(lambda: draw(trainer.average, 2048, seed))
             if config.adversarial_batch
             else None,

@@ -4,7 +4,7 @@
 
 Prints a table, a row a method, of the mean and standard deviation over folds and seeds,
 and writes every fold's score at every checkpoint of training to a JSON file. Learning
-methods have the same minutes each; nothing else is to run on the machine meanwhile.
+methods have the same minutes each, of processor time.
 "gandl" and "paper" take parameters of the featurizer that are to differ:
 ``--methods "gandl,gandl adversarial_batch=8 detail=false"``.
 

@@ -58,12 +58,15 @@ def main() -> None:
     earlier = [json.loads(file.read_text()) for file in arguments.join]
     results = [row for run in earlier for row in run["results"]]
     rows = [row for run in earlier for row in run["compounds"]]
+    made = {(row["method"], row["seed"]) for row in results}
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         images, truth = simulate(
             seed, n_compounds=arguments.compounds, n_jobs=arguments.jobs
         )
         data = Data(f"screen {seed}", images, "dataset", [], pd.Series(dtype=object))
         for method in methods:
+            if (method, seed) in made:
+                continue
             *_, embedding = METHODS[method](data, arguments.minutes, seed)
             found, separation = find_hits(
                 images.metadata,

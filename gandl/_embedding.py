@@ -43,10 +43,10 @@ def embed(
         cut = [tiles(image, size) for image in scaled]
         return np.concatenate(cut), len(cut[0])
 
-    n_tiles = max(1, min(BATCH, _TILE_PIXELS // size**2))
+    n_tiles = tiles_at_once(size)
     image_bytes = 4 * math.prod(images.shape[1:])
     n_images = max(1, min(BATCH, _CHUNK_BYTES // image_bytes))
-    affine = whitening and [torch.from_numpy(a).to(device) for a in whitening]
+    affine = whitening and [torch.from_numpy(np.array(a)).to(device) for a in whitening]
     rows = np.arange(len(images))
     chunks = [rows[k : k + n_images] for k in range(0, len(rows), n_images)]
     embedded = []
@@ -61,13 +61,18 @@ def embed(
             per_image = torch.cat(parts).unflatten(0, (-1, tiles_each)).mean(dim=1)
             if affine:
                 mean, matrix = affine
-                centred = _filled(per_image - mean, n_images)
-                per_image = (centred @ matrix)[: len(per_image)]
+                # Row by row: in a product of matrices, bits depend on a row's place.
+                per_image = torch.stack([row @ matrix for row in per_image - mean])
             embedded.append(per_image.cpu())
             if progress and len(chunks) > 1:
                 n = min(len(embedded) * n_images, len(rows))
                 progress(n / len(rows), f"{n:,} of {len(rows):,} images embedded")
     return torch.cat(embedded).numpy()
+
+
+def tiles_at_once(size: int) -> int:
+    """How many tiles of a size fit into a batch."""
+    return max(1, min(BATCH, _TILE_PIXELS // size**2))
 
 
 def take(

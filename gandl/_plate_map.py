@@ -50,11 +50,11 @@ def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:
 
 def join_plate_map(
     known: pd.DataFrame, plate_map: pd.DataFrame
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, str]:
     """Add to each row of ``known`` what the plate map says of its well.
 
     Rows go together by all columns that both have; wells "A1" and "A01" are one. Also
-    returned are the names of the wells in the map that have no images.
+    returned is a well of the map that has no images, and how many more there are.
     """
     if "well" not in plate_map:
         raise ValueError(
@@ -91,9 +91,9 @@ def join_plate_map(
             "it a row, whose other fields may be empty."
         )
     imaged = pd.MultiIndex.from_frame(left[keys])
-    unused = ~pd.MultiIndex.from_frame(right[keys]).isin(imaged)
-    rows = [_named(right, keys, np.array([k])) for k in np.flatnonzero(unused)]
-    return joined.drop(columns="_found"), rows
+    unused = np.flatnonzero(~pd.MultiIndex.from_frame(right[keys]).isin(imaged))
+    unseen = _named(right, keys, unused) if len(unused) else ""
+    return joined.drop(columns="_found"), unseen
 
 
 def well_kinds(
@@ -187,7 +187,7 @@ def several_images(known: pd.DataFrame) -> tuple[str, list[str]]:
     Without a column of sites, it is the wells that have several. ("", []) if none has.
     """
     keys = [name for name in _USUAL if name in known]
-    together = known.groupby(keys, sort=False)
+    together = known.groupby(keys, sort=False, dropna=False)
     rows = np.flatnonzero(known.duplicated(keys))
     if not len(rows):
         return "", []

@@ -327,8 +327,7 @@ def _with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.Data
         return known
     joined, unused = join_plate_map(known, read_table(path))
     if unused:
-        more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
-        _tell(f"In the plate map, but without images: {unused[0]}{more}.")
+        _tell(f"In the plate map, but without images: {unused}.")
     return joined
 
 
@@ -349,17 +348,17 @@ def _with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFra
 
 def _check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
-    _check_sites(known)
     kinds = _well_kinds(known, options)
+    _check_sites(known)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
     for plate, mine in wells.groupby("plate"):
         counts = mine["kind"].value_counts()
         n = counts.get(options.negative, 0)
-        if n < 2:
+        if n < 3:  # a standard deviation of two values is none
             raise ValueError(
                 f"Plate {plate} has too few wells that are controls "
-                f"{options.negative!r}: {n}. A plate needs two; others can be left out "
-                "by --select."
+                f"{options.negative!r}: {n}. A plate needs three; others can be left "
+                "out by --select."
             )
         n = counts.get(options.positive, 0)
         if n < 2:

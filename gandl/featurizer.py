@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gandl._batches import training_batches
 from gandl._diagnostics import frechet_distance, mean_average_precision
-from gandl._embedding import BATCH, draw, embed, take
+from gandl._embedding import BATCH, draw, embed, take, tiles_at_once
 from gandl._fitting import train
 from gandl._inputs import as_collection, learn_intensity, row_intensity
 from gandl._presets import CONSTRAINTS, PRESETS, check_features, make_config
@@ -323,7 +323,9 @@ class GANDLFeaturizer(
 
         The first call learns the intensity range and sets the shape of the networks.
         After ``fit``, the generator continues from its moving average, and optimisers
-        and the contrastive projection start anew.
+        and the contrastive projection start anew. Whitening is measured anew on X if
+        that has a quarter as many images as the embedding is long: give X that stands
+        for all images.
 
         Parameters
         ----------
@@ -553,7 +555,8 @@ class GANDLFeaturizer(
     def _start(self, X: Any) -> tuple[ImageCollection, Trainer, int]:
         """Read the shape of X, and all that learning starts from."""
         self._device()  # refused at once, if it is not there
-        self.__dict__.pop("weights_", None)  # fitted again when training has ended
+        for name in ("weights_", "whitening_"):  # fitted again when training has ended
+            self.__dict__.pop(name, None)
         images = as_collection(self, X, reset=True)
         self.config_ = make_config(self._resolve, images)
         check_features(self._resolve("features"), self.config_)
@@ -645,11 +648,14 @@ class GANDLFeaturizer(
         if not self._resolve("whiten"):
             return {}
         n_crops = n_crops_of(len(images))
+        known: dict[str, Affine] = getattr(self, "whitening_", {})
+        if known and n_crops < 2 * sum(self.config_.block_widths.values()):
+            return known  # better than what a few images of `partial_fit` tell
         batches = training_batches(
             images,
             row_intensity(self, images),
             size=self.config_.size,
-            batch_size=min(BATCH, n_crops),
+            batch_size=min(tiles_at_once(self.config_.size), n_crops),
             rng=np.random.default_rng([seed, trainer.n_steps, n_crops]),
         )
         with closing(batches):

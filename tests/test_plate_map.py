@@ -36,7 +36,7 @@ def test_wells_go_together_by_any_spelling():
     joined, unused = join_plate_map(KNOWN, plate_map())
     assert joined["compound"].tolist() == ["z", "y", "x"]
     assert joined["well"].tolist() == ["A01", "B01", "A01"]
-    assert unused == []
+    assert unused == ""
 
 
 def test_one_map_for_all_plates():
@@ -60,7 +60,7 @@ def test_map_errors():
 def test_wells_without_images_are_named():
     more = pd.DataFrame({"plate": ["1", "3"], "well": ["C7", "A1"]})
     _, unused = join_plate_map(KNOWN, pd.concat([plate_map(), more]))
-    assert unused == ["plate 1, well C07", "plate 3, well A01"]
+    assert unused == "plate 1, well C07 (and 1 more)"
 
 
 def test_plates_of_other_names_are_shown():
@@ -74,6 +74,8 @@ def test_images_that_only_another_column_tells_apart():
     assert several_images(cells) == ("", [])
     both = pd.concat([cells, cells.assign(cell="VERO")], ignore_index=True)
     assert several_images(both) == ("plate 1, well A1, site 1", ["cell"])
+    unknown = both.assign(site=None)
+    assert several_images(unknown) == ("plate 1, well A1, site None", ["cell"])
     sites = pd.concat([cells, cells.assign(site="2")], ignore_index=True)
     assert several_images(sites) == ("", [])
     assert several_images(sites.drop(columns="site")) == ("plate 1, well A1", [])

@@ -1,5 +1,8 @@
 """Whitening by what augmentation changes."""
 
+import pickle
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,9 @@ from scipy.linalg import inv, sqrtm
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
 
-from gandl import GANDLFeaturizer
+import gandl._embedding
+from gandl import GANDLFeaturizer, ImageCollection
+from gandl._embedding import embed
 from gandl._whitening import view_statistics, whitening
 from gandl.gan._augment import random_view
 
@@ -50,6 +55,21 @@ def test_statistics_are_those_of_crops_and_of_fresh_views(statistics):
     np.testing.assert_allclose(
         np.diag(covariance) * deviation**2, np.diag(again[2]) * again[1] ** 2, rtol=0.4
     )
+
+
+def test_covariance_is_half_that_of_differences(statistics):
+    """Of views that are drawn here as they are drawn there."""
+    _, deviation, covariance = statistics
+    rng, source = torch.Generator().manual_seed(0), batches()
+    pairs = []
+    for _ in range(50):
+        crops = next(source)
+        views = [random_view(crops, rng), random_view(crops, rng)]
+        pairs.append(torch.stack([means_and_deviations(v) for v in views]))
+    first, second = torch.cat(pairs, dim=1).double().numpy() / deviation
+    middle = (first + second) / 2
+    within = ((first - middle).T @ (first - middle)) * 2 / len(first)
+    np.testing.assert_allclose(covariance, within, rtol=1e-3, atol=1e-6)
 
 
 def test_views_of_an_image_find_each_other():
@@ -99,6 +119,65 @@ def test_embedding_is_whitened_after_views_are_averaged(images, fitted, features
     np.testing.assert_allclose(white, (raw - mean) @ matrix, atol=1e-4)
     assert white.dtype == np.float32
     assert not np.allclose(white, raw)
+
+
+def test_a_block_is_whitened_by_its_own_part(images, fitted):
+    """Of features of unlike width, so that no part can stand for another."""
+    wide = clone(fitted).set_params(channel_base=128, channel_max=64, max_kimg=0)
+    wide.fit(images)
+    assert wide.config_.block_widths == {16: 8, 8: 16, 4: 32}
+    pooled, start = wide.whitening_["pooled"][0], 0
+    for features, width in ((16, 8), (8, 16), (4, 32)):
+        mean, matrix = wide.whitening_[str(features)]
+        assert matrix.shape == (2 * width, 2 * width)
+        np.testing.assert_array_equal(mean, pooled[start : start + 2 * width])
+        raw = with_parameters(wide, features=features, whiten=False).transform(images)
+        np.testing.assert_allclose(mean, raw.mean(axis=0), atol=0.2 * raw.std())
+        start += 2 * width
+
+
+def test_a_few_images_do_not_replace_what_many_have_told(images, fitted):
+    few = pickle.loads(pickle.dumps(fitted)).partial_fit(images[:1])
+    np.testing.assert_array_equal(
+        few.whitening_["pooled"][1], fitted.whitening_["pooled"][1]
+    )
+    many = few.partial_fit(np.concatenate([images, images]))
+    assert not np.array_equal(
+        many.whitening_["pooled"][1], fitted.whitening_["pooled"][1]
+    )
+
+
+@pytest.fixture
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("n_images", [5, 7, 32])
+def test_whitened_rows_do_not_depend_on_their_place(n_images, monkeypatch):
+    """Products of matrices may: with five rows of 960, say, on two threads."""
+    rng = np.random.default_rng(0)
+    pixels = rng.random((n_images, 1, 32, 32), dtype=np.float32)
+    monkeypatch.setattr(gandl._embedding, "_CHUNK_BYTES", n_images * 4 * 32 * 32)
+    affine = tuple(rng.normal(size=s).astype(np.float32) for s in (960, (960, 960)))
+
+    def embedded(pixels):
+        return embed(
+            SimpleNamespace(embed=lambda x, _: x.flatten(1)[:, :960]),
+            ImageCollection.from_array(pixels),
+            np.array([[0.0, 1.0]]),
+            features="",
+            size=32,
+            device="cpu",
+            whitening=affine,
+        )
+
+    forward = embedded(pixels)
+    assert np.array_equal(embedded(pixels[::-1])[::-1], forward)
+    assert np.array_equal(embedded(pixels[-1:])[0], forward[-1])
 
 
 def test_penultimate_layer_and_the_paper_are_left_as_they_are(images, fitted):

@@ -241,35 +241,32 @@ class PerturbationDisplay:
         )
 
     def _name_hits(self, scores: np.ndarray, is_hit: np.ndarray, n_names: int) -> None:
-        from matplotlib.text import Text
-
         names, rows = labels(self.names), np.flatnonzero(is_hit)
         named: set[Any] = set()
         taken: list[Any] = []
-        renderer = self.figure_.canvas.get_renderer()
         for row in rows[np.argsort(scores[rows, 0])]:
             if names[row] is None or names[row] in named or len(named) == n_names:
                 continue
             named.add(names[row])
+            height = 3
             label = self.ax_.annotate(
                 plain(names[row]),
                 scores[row],
-                xytext=(4, 3),
+                xytext=(4, height),
                 textcoords="offset points",
                 fontsize="small",
                 color=BLACK,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "lw": 0.5,
-                    "shrinkA": 0,
-                    "relpos": (0, 0),
-                },
             )
             # Up, until it stands on no other name.
-            for step in range(1, n_names + 1):
-                label.update_positions(renderer)
-                box = Text.get_window_extent(label, renderer)  # without its line
-                if not any(box.overlaps(other) for other in taken):
-                    break
-                label.xyann = (4, 3 + 10 * step)
-            taken.append(box)
+            while any(label.get_window_extent().overlaps(other) for other in taken):
+                height += 10
+                label.xyann = (4, height)
+            taken.append(label.get_window_extent())
+            if height > 3:
+                self.ax_.annotate(
+                    "",
+                    scores[row],
+                    xytext=(4, height),
+                    textcoords="offset points",
+                    arrowprops={"arrowstyle": "-", "lw": 0.5, "shrinkA": 0},
+                )

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from gandl.plotting._style import BLACK, BLUE, ORANGE, new_grid, plain
-from gandl.scoring import HitCaller
+from gandl.scoring import DoseResponseScorer
 
 _COLUMNS = 5
 _COLOURS = {"hit": BLUE, "toxic": ORANGE, "inactive": BLACK}
 
 
-def draw_by_dose(table: pd.DataFrame, hits: HitCaller, unit: str) -> Any:
+def draw_by_dose(table: pd.DataFrame, scorer: DoseResponseScorer, unit: str) -> Any:
     """Draw the means of a table of compounds, and what they are called by; a figure.
 
     Dotted lines are the thresholds of as many replicates as a dose has on average.
@@ -32,8 +32,8 @@ def draw_by_dose(table: pd.DataFrame, hits: HitCaller, unit: str) -> Any:
         if not np.isfinite(lowest):
             lowest = 1.0
         at = np.where(dose > 0, dose, lowest / 10)  # zero: a decade to the left
-        below, _ = hits.thresholds(row["n_rows"] / len(dose), n_calls=len(dose))
-        _, above = hits.thresholds(row["n_rows"] / len(dose))
+        counts = np.full(len(dose), row["n_rows"] / len(dose))
+        below, above = (limit[0] for limit in scorer.thresholds(counts))
         ax.axhline(below, color=BLUE, ls=":", lw=1)
         ax.axhline(above, color=ORANGE, ls=":", lw=1)
         ax.plot(at, row["on"], "o-", color=BLUE, ms=3.5, lw=1, label="on")

@@ -68,8 +68,9 @@ def write_report(
     """Score a screen and write a page that a biologist reads without us.
 
     Quality of the controls of each plate; a table of compounds that sorts and filters;
-    on- against off-perturbation; plates as heat maps; for each hit its curve and
-    images from the negative control over the doses to the positive one; what was run.
+    on- against off-perturbation; plates as heat maps; the means of each compound by
+    dose; for each hit its curve and images from the negative control over the doses to
+    the positive one; what was run.
 
     Parameters
     ----------
@@ -157,7 +158,6 @@ def write_report(
         level=f"{100 * (1 - page.alpha):g} %",
         alpha=f"{scorer.alpha:g}",
         typical=page.typical_off(),
-        cut=f"{100 * (1 - scorer.hits_.quantile):g} %",
         quality=page.quality(),
         compounds=page.compounds(n_hits),
         scatter=page.scatter(),
@@ -360,7 +360,7 @@ class _Page:
         n_shown = max(1, n_hits)
         shown = self.table[:n_shown]
         cut = f"<p>The first {n_shown} of {len(self.table)}, by q.</p>"
-        figure = draw_by_dose(shown, self.scorer.hits_, self.unit)
+        figure = draw_by_dose(shown, self.scorer, self.unit)
         drawn = wide(picture(figure, "means of each compound by dose"))
         return (cut if n_shown < len(self.table) else "") + drawn
 
@@ -401,7 +401,7 @@ class _Page:
             display.ax_.set_xlim(right=end)
         notes = [f"q {number(row['q_value'])}"]
         if row["extrapolated"]:
-            notes.append("EC50 lies outside the doses tested")
+            notes.append("EC50 lies outside the doses that the curve is fitted to")
         if row["non_monotonic"]:
             notes.append("turns back at high doses")
         if not math.isnan(row["toxic_from"]):

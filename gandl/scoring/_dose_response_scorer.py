@@ -65,8 +65,8 @@ class DoseResponseScorer(BaseEstimator):
     A compound is toxic from the concentration on at which, and at all higher ones, its
     mean off-perturbation is above ``hits``' threshold. They are tested from the highest
     down, each at the full level, as tests in a fixed sequence may be [2]_: of inert
-    compounds, ``hits.quantile`` are called toxic, whatever the number of
-    concentrations. Its curve is fitted to what lies below: poisoned cells lose the
+    compounds, about ``hits.quantile`` are called toxic, or fewer, whatever the number
+    of concentrations. Its curve is fitted to what lies below: poisoned cells lose the
     signs of infection as well.
 
     A compound is a hit if that curve falls, with a q-value (Benjamini and Hochberg
@@ -276,6 +276,25 @@ class DoseResponseScorer(BaseEstimator):
             np.append(on, known[joins]),
         )
 
+    def thresholds(self, n_rows: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a compound's concentrations are called by.
+
+        Parameters
+        ----------
+        n_rows : array-like of int of shape (n,)
+            Replicates at each of its concentrations.
+
+        Returns
+        -------
+        tuple of ndarray of shape (n,)
+            On-perturbation that a hit's mean is below, which the concentrations share,
+            and off-perturbation that a toxic one is above.
+        """
+        check_is_fitted(self)
+        below, _ = self.hits_.thresholds(n_rows, n_calls=len(n_rows))
+        _, above = self.hits_.thresholds(n_rows)
+        return below, above
+
     def _by_dose(self, scores: np.ndarray, dose: np.ndarray) -> dict[str, Any]:
         """Means, calls and onset of toxicity; infinity where there is none."""
         doses, position, counts = np.unique(
@@ -284,8 +303,7 @@ class DoseResponseScorer(BaseEstimator):
         means = np.stack(
             [scores[position == k].mean(axis=0) for k in range(len(doses))]
         )
-        below, _ = self.hits_.thresholds(counts, n_calls=len(doses))
-        _, above = self.hits_.thresholds(counts)
+        below, above = self.thresholds(counts)
         elsewhere = means[:, 1] > above
         toxic = np.logical_and.accumulate(elsewhere[::-1])[::-1]
         rescued = (means[:, 0] < below) & ~elsewhere

@@ -9,6 +9,7 @@ import pytest
 
 from gandl import ImageCollection
 from gandl.report import write_report
+from gandl.report._by_dose import draw_by_dose
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -141,6 +142,42 @@ def test_plots_are_of_so_many_compounds(tmp_path, n_hits, cut):
     write_report(path, fitted(X, wells), X, wells, n_hits=n_hits)
     found = re.findall("The first ([0-9]) of 3, by q", path.read_text(encoding="utf-8"))
     assert found == ([] if cut is None else [str(cut)])
+
+
+def test_lines_by_dose_are_what_calls_are_made_by():
+    X, wells = screen()
+    scorer = fitted(X, wells)
+    treated = wells["compound"].notna().to_numpy()
+    table = scorer.dose_response(
+        X[treated],
+        wells["compound"][treated],
+        wells["concentration"][treated],
+        batch=wells["batch"][treated],
+    )
+    figure = draw_by_dose(table, scorer, "µM")
+    below, _ = scorer.hits_.thresholds(3, n_calls=4)
+    _, above = scorer.hits_.thresholds(3)
+    for ax, (_, row) in zip(figure.axes, table.iterrows(), strict=True):
+        blue, orange, on, off = (line.get_ydata() for line in ax.lines)
+        assert blue[0] == pytest.approx(below)
+        assert orange[0] == pytest.approx(above)
+        assert (list(on), list(off)) == (row["on"], row["off"])
+        assert row["call"] in ax.get_title()
+
+
+def test_an_ec50_outside_the_doses_is_a_limit(tmp_path):
+    X, wells = screen()
+    late = (wells["compound"] == RESCUES).to_numpy()
+    effect = 1 / (1 + (9 / wells["concentration"][late]))
+    X[late, 0] = 12 * (1 - effect) + X[late, 1] / 4
+    path = tmp_path / "report.html"
+    table = write_report(path, fitted(X, wells), X, wells).set_index("compound")
+    assert table.loc[RESCUES, "ec50"] > 3
+    cells = re.findall(
+        r'data-value="([^"]*)">([^<]*)<', path.read_text(encoding="utf-8")
+    )
+    shown = dict(cells)[repr(float(table.loc[RESCUES, "ec50"]))]
+    assert shown == "&gt; 3"
 
 
 def test_poor_controls_are_told(tmp_path):
