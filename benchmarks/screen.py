@@ -60,13 +60,14 @@ def main() -> None:
     rows = [row for run in earlier for row in run["compounds"]]
     made = {(row["method"], row["seed"]) for row in results}
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        missing = [method for method in methods if (method, seed) not in made]
+        if not missing:
+            continue
         images, truth = simulate(
             seed, n_compounds=arguments.compounds, n_jobs=arguments.jobs
         )
         data = Data(f"screen {seed}", images, "dataset", [], pd.Series(dtype=object))
-        for method in methods:
-            if (method, seed) in made:
-                continue
+        for method in missing:
             *_, embedding = METHODS[method](data, arguments.minutes, seed)
             found, separation = find_hits(
                 images.metadata,

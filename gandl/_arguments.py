@@ -50,9 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_out(screen, "folder of model, tables and report")
 
     generate = _command(commands, "generate", "draw images", _EXAMPLES["generate"])
-    generate.add_argument(
-        "model", type=Path, help="file that gandl fit or screen wrote"
-    )
+    generate.add_argument("model", type=Path, help="file of gandl fit or screen")
     generate.add_argument("-n", type=int, default=16, help="how many (16)")
     generate.add_argument(
         "--truncation", type=float, default=1.0, help="below 1: more typical (1)"

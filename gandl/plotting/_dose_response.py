@@ -197,13 +197,15 @@ class DoseResponseDisplay:
         if grid[0] <= middle <= grid[-1]:
             ax.axvline(middle, color=VERMILION, lw=1, ls=":")
         tested = np.asarray(self.concentration)
-        ends = [within(end, tested[tested > 0]) for end in (middle, low, high)]
-        value = ends[0] if "<" in ends[0] or ">" in ends[0] else "{} ({} to {})"
+        tested = tested[tested > 0]
+        value, *ends = (within(end, tested) for end in (middle, low, high))
+        if tested.min() <= middle <= tested.max():
+            value += f" ({ends[0]} to {ends[1]})"
         # Above the axes, where it hides no point.
         ax.text(
             0.99,
             1.01,
-            f"EC50 {value.format(*ends)} {plain(unit)}",
+            f"EC50 {value} {plain(unit)}",
             color=VERMILION,
             ha="right",
             va="bottom",

@@ -214,7 +214,8 @@ class PerturbationDisplay:
             fontsize="small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
         )
         if self.names is not None:
-            self.figure_.draw_without_rendering()  # the legend moves what is named
+            # The legend moves what is named. Of a subfigure, the whole is drawn.
+            self.figure_.figure.draw_without_rendering()
             self._name_hits(scores, calls == "hit", n_names)
         return self
 

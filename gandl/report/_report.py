@@ -32,7 +32,7 @@ from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
 from gandl.report._html import given, number, picture, wide
 from gandl.scoring import DoseResponseScorer
-from gandl.scoring._dose_response_scorer import below, fit_curve
+from gandl.scoring._dose_response_scorer import fit_curve, of_curve
 
 _N_RANGE = 32  # control images that set the brightness of all montages
 # Heading, column of the table of compounds, and whether it is a number.
@@ -388,7 +388,7 @@ class _Page:
         name = str(row["compound"])
         rows = self.treated[self.compound[self.treated] == row["compound"]]
         onset = row["toxic_from"]
-        fitted = rows[below(onset, self.dose[rows])]
+        fitted = rows[of_curve(onset, self.dose[rows])]
         curve = fit_curve(self.scorer.curve, *self._curve_data(fitted))
         dose, response = self._curve_data(rows)
         display = DoseResponseDisplay.from_estimator(
@@ -471,12 +471,11 @@ class _Page:
 
 
 def _works_at(row: Any) -> str:
-    """The concentrations at which a hit is one, from the lowest to the highest."""
-    pairs = zip(row["concentrations"], row["calls"], strict=True)
-    doses = [number(dose) for dose, call in pairs if call == "hit"]
+    """The concentrations at which a hit is one; there may be others between."""
     if row["call"] != "hit":
         return "–"
-    return doses[0] if len(doses) == 1 else f"{doses[0]} to {doses[-1]}"
+    pairs = zip(row["concentrations"], row["calls"], strict=True)
+    return ", ".join(number(dose) for dose, call in pairs if call == "hit")
 
 
 def _most_typical(rows: np.ndarray, scores: np.ndarray) -> int:

@@ -218,7 +218,7 @@ class DoseResponseScorer(BaseEstimator):
         of = None if batch is None else batch_of_rows(batch, len(scores))
         judged = [self._by_dose(scores[where], dose[where]) for where in rows]
         fitted = [
-            where[below(found["toxic_from"], dose[where])]
+            where[of_curve(found["toxic_from"], dose[where])]
             for where, found in zip(rows, judged, strict=True)
         ]
         curves = Parallel(n_jobs=self.n_jobs)(
@@ -356,7 +356,7 @@ class DoseResponseScorer(BaseEstimator):
         return tags
 
 
-def below(toxic_from: float, dose: np.ndarray) -> np.ndarray:
+def of_curve(toxic_from: float, dose: np.ndarray) -> np.ndarray:
     """Which of a compound's rows its curve is fitted to: the lowest dose at least."""
     return ~(dose >= toxic_from) | (dose == dose.min())
 

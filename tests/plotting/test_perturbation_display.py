@@ -1,5 +1,6 @@
 """Controls as ellipses that hold them, hits by name."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -77,6 +78,24 @@ def test_errors():
         PerturbationDisplay.from_predictions([[0, 0]], controls, names=["a", "b"])
     with pytest.raises(ValueError, match=r"got \['active'\]"):
         PerturbationDisplay.from_predictions([[0, 0]], controls, calls=["active"])
+
+
+@pytest.mark.parametrize("backend", ["agg", "svg", "pdf"])
+def test_names_on_any_backend_and_in_a_subfigure(backend, tmp_path):
+    """Subfigures do not draw by themselves, and not every canvas has a renderer."""
+    scores, controls = [[0.1, 0.3], [0.1, 0.3]], {"mock": [[0, 0]], "sick": [[1, 1]]}
+    before = plt.get_backend()
+    plt.switch_backend(backend)
+    try:
+        ax = plt.figure().subfigures(1, 2)[0].subplots()
+        display = PerturbationDisplay.from_predictions(
+            scores, controls, names=["one", "other"], calls=["hit"] * 2, ax=ax
+        )
+        plt.gcf().savefig(tmp_path / "figure")
+    finally:
+        plt.close("all")
+        plt.switch_backend(before)
+    assert {t.get_text() for t in display.ax_.texts} == {"one", "other", ""}
 
 
 def test_names_of_hits_do_not_overlap():
