@@ -102,7 +102,7 @@ def _whitening(
         data.intensity_range,
         size=_size(data),
         batch_size=min(BATCH, n_crops),
-        rng=np.random.default_rng(0),
+        seed=[0],
     )
     with closing(batches):
         crops = map(torch.from_numpy, batches)
@@ -122,7 +122,7 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
         data.intensity_range,
         size=_size(data),
         batch_size=learner.batch_size,
-        rng=np.random.default_rng([seed, 0]),
+        seed=[seed, 0],
     )
     waiting, n_steps, spent, fraction = list(CHECKPOINTS), 0, 0.0, 0.0
     with closing(batches):

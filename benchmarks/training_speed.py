@@ -138,8 +138,7 @@ class Case:
 
     def train(self, n_steps: int, *, watched: bool) -> dict[str, float]:
         how = {"size": self.config.size, "batch_size": self.batch_size}
-        rng = np.random.default_rng(0)
-        batches = training_batches(self.images, self.range, rng=rng, **how)
+        batches = training_batches(self.images, self.range, seed=[0], **how)
 
         def read() -> torch.Tensor:
             return torch.from_numpy(next(batches)).to(self.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 # Collections up to this size are read once and kept while training.
 _CACHE_BYTES = 2**30
+_ORDER, _CROPS = 0, 1  # streams of random numbers of one seed
 
 
 def load_scaled(
@@ -82,15 +84,24 @@ def random_crops(images: np.ndarray, size: int, rng: np.random.Generator) -> np.
 
 
 def shuffled_rows(
-    n_rows: int, batch_size: int, rng: np.random.Generator
+    n_rows: int, batch_size: int, seed: Sequence[int], first: int = 0
 ) -> Iterator[np.ndarray]:
-    """Batches of row numbers, for ever: each row once in every pass over them all."""
-    waiting = np.empty(0, dtype=np.intp)
-    while True:
-        while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, rng.permutation(n_rows)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
+    """Row numbers of batch ``first`` and all later ones: each row once in every pass.
+
+    A batch depends on its number alone, not on those drawn before.
+    """
+    passes: dict[int, np.ndarray] = {}
+    for step in itertools.count(first):
+        start = step * batch_size
+        needed = range(start // n_rows, (start + batch_size - 1) // n_rows + 1)
+        passes = {
+            k: passes[k]
+            if k in passes
+            else np.random.default_rng([*seed, _ORDER, k]).permutation(n_rows)
+            for k in needed
+        }
+        offset = start - needed[0] * n_rows
+        yield np.concatenate([*passes.values()])[offset : offset + batch_size]
 
 
 def training_batches(
@@ -99,22 +110,27 @@ def training_batches(
     *,
     size: int,
     batch_size: int,
-    rng: np.random.Generator,
+    seed: Sequence[int],
+    first: int = 0,
 ) -> Generator[np.ndarray]:
-    """Endless shuffled batches (batch_size, C, size, size), float32, in [-1, 1]."""
+    """Endless shuffled batches (batch_size, C, size, size), float32, in [-1, 1].
+
+    A batch, its crops too, depends on its number alone, so that training continues
+    at any; ``first`` is where to begin.
+    """
     if images.nbytes <= _CACHE_BYTES and isinstance(images._source, FileSource):
         images = ImageCollection.from_array(np.asarray(images))
 
-    # Crops are drawn in the reading thread, the order in the calling one.
-    order_rng, crop_rng = rng.spawn(2)
-
-    def load(rows: np.ndarray) -> np.ndarray:
+    def load(item: tuple[int, np.ndarray]) -> np.ndarray:
+        step, rows = item
         batch = images.load_batch(rows)
         ranges = _ranges(batch, rows, intensity_range)
-        crops = random_crops(batch, size, crop_rng)
+        rng = np.random.default_rng([*seed, _CROPS, step])
+        crops = random_crops(batch, size, rng)
         return pad_to(scale_intensity(crops, ranges, rows=rows), size)
 
-    return read_ahead(load, shuffled_rows(len(images), batch_size, order_rng))
+    order = shuffled_rows(len(images), batch_size, seed, first)
+    return read_ahead(load, enumerate(order, first))
 
 
 def read_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Generator[T]:

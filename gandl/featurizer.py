@@ -533,7 +533,7 @@ class GANDLFeaturizer(
             row_intensity(self, images),
             size=self.config_.size,
             batch_size=min(BATCH, n),
-            rng=np.random.default_rng(seed),
+            seed=[seed],
         )
         device = self._device()
 
@@ -623,7 +623,7 @@ class GANDLFeaturizer(
             row_intensity(self, images),
             size=self.config_.size,
             batch_size=batch_size,
-            rng=np.random.default_rng([seed, trainer.n_steps]),
+            seed=[seed, trainer.n_steps],
         )
         recorder = LossRecorder(self.loss_curve_)
         with closing(batches):
@@ -656,7 +656,7 @@ class GANDLFeaturizer(
             row_intensity(self, images),
             size=self.config_.size,
             batch_size=min(tiles_at_once(self.config_.size), n_crops),
-            rng=np.random.default_rng([seed, trainer.n_steps, n_crops]),
+            seed=[seed, trainer.n_steps, n_crops],
         )
         with closing(batches):
             return learn_whitening(
