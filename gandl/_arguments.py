@@ -193,3 +193,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="what the brightness range is taken of (dataset)",
     )
     group.add_argument("--seed", type=int, default=0, help="seed (0)")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="folder for checkpoints, from which the same command continues",
+    )

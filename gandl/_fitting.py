@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from gandl._interrupts import Interrupt
 from gandl._progress import LossRecorder, TrainingProgress
 from gandl.gan import Trainer
+
+if TYPE_CHECKING:
+    from gandl._checkpoints import Checkpoints
 
 # Steps in which the learning rate rises: under contrast, the first are the roughest.
 WARM_UP = 30
@@ -30,6 +37,16 @@ def learning_rate_scale(schedule: str, step: int, fraction: float) -> float:
     )
 
 
+@dataclass
+class Position:
+    """Where a training is: the seed of its batches, and what was done of it so far."""
+
+    seed: int
+    steps: int = 0
+    minutes: float = 0.0
+    fraction: float = 0.0
+
+
 def train(
     trainer: Trainer,
     batches: Iterator[np.ndarray],
@@ -39,26 +56,41 @@ def train(
     schedule: str,
     recorder: LossRecorder,
     progress: TrainingProgress,
+    interrupt: Interrupt,
+    position: Position,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Take ``n_steps``, or as many as fit into ``max_minutes``.
+    """Take ``n_steps``, or as many as fit into ``max_minutes``, or until interrupted.
 
-    ``schedule`` is that of `learning_rate_scale`.
+    ``schedule`` is that of `learning_rate_scale`; ``position`` says where to begin,
+    and is kept up to date.
     """
-    start, fraction = time.perf_counter(), 0.0
-    for step in range(n_steps):
-        scale = learning_rate_scale(schedule, trainer.n_steps, fraction)
+    start = time.perf_counter() - 60 * position.minutes
+    while position.steps < n_steps and position.fraction < 1:
+        scale = learning_rate_scale(schedule, trainer.n_steps, position.fraction)
         batch = torch.from_numpy(next(batches)).to(trainer.device)
         recorder.add(trainer.step(batch, scale))
-        minutes = (time.perf_counter() - start) / 60
-        fraction = min(1.0, max((step + 1) / n_steps, minutes / max_minutes))
-        if recorder.is_due(fraction):
+        position.steps += 1
+        position.minutes = (time.perf_counter() - start) / 60
+        position.fraction = min(
+            1.0, max(position.steps / n_steps, position.minutes / max_minutes)
+        )
+        stop = bool(interrupt)
+        if recorder.is_due(position.fraction):
             losses = recorder.record(trainer.n_images)
             _check_finite(losses, trainer.n_images)
-            stop = progress.update(
-                fraction, trainer.n_images, losses, trainer.augment_p
+            stop |= progress.update(
+                position.fraction, trainer.n_images, losses, trainer.augment_p
             )
-            if stop or fraction >= 1:
-                return
+        if checkpoints and (stop or position.fraction >= 1 or checkpoints.is_due()):
+            state = {
+                "trainer": trainer.state(),
+                "recorder": recorder.state(),
+                "position": dataclasses.asdict(position),
+            }
+            checkpoints.save(trainer.n_steps, state)
+        if stop:
+            return
 
 
 def _check_finite(losses: dict[str, float], n_images: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -86,6 +87,7 @@ CONSTRAINTS: dict[str, list] = {
     "adversarial_batch": [Interval(Integral, 0, None, closed="left"), None],
     "max_kimg": [_NOT_NEGATIVE, None],
     "max_minutes": [_POSITIVE, None],
+    "checkpoint_dir": [str, os.PathLike, None],
     "batch_size": [_COUNT, None],
     "learning_rate": [_POSITIVE, None],
     "r1_gamma": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
@@ -105,6 +107,9 @@ CONSTRAINTS: dict[str, list] = {
     "random_state": ["random_state"],
     "verbose": ["boolean"],
 }
+
+# Those that training does not depend on.
+UNTRAINED = {"features", "n_views", "whiten", "checkpoint_dir", "device", "verbose"}
 
 
 def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GANConfig:

@@ -59,6 +59,16 @@ class LossRecorder:
             values.append(value)
         return means
 
+    def state(self) -> dict[str, Any]:
+        """Return all that later points depend on."""
+        waiting = [{k: float(v) for k, v in losses.items()} for losses in self.waiting]
+        return {"rows": self.rows, "waiting": waiting, "tick": self.tick}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.rows, self.waiting = state["rows"], state["waiting"]
+        self.tick = state["tick"]
+
     def curve(self) -> dict[str, np.ndarray]:
         """Return the points so far, one array a loss; NaN where it was not measured."""
         length = len(self.rows.get("n_images", []))

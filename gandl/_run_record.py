@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import platform
-import uuid
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import joblib
 
+from gandl._files import whole_file
 from gandl.images import ImageCollection
 
 _PACKAGES = ("gandl", "numpy", "pandas", "scipy", "scikit-learn", "torch", "tifffile")
@@ -67,7 +66,6 @@ def _sha256(path: Path) -> str:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write what was run beside its output, when it has ended."""
     ended = {"ended": datetime.now(UTC).isoformat(timespec="seconds")}
-    part = path.with_name(f".{uuid.uuid4().hex}.json")
     text = json.dumps(ended | record, indent=2, default=str)
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")

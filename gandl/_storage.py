@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gandl
+from gandl._files import whole_file
 from gandl.gan import GANConfig
 
+_KIND = "model"
 _FORMAT = 2
 _ATTRIBUTES = (
     "n_channels_in_",
@@ -28,7 +28,7 @@ _ATTRIBUTES = (
 
 def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
     """Write a fitted featurizer to a temporary name, and rename it."""
-    save = _safetensors("save")
+    require_safetensors()
     if path.exists() and not overwrite:
         raise FileExistsError(
             f"{str(path)!r} exists: name another file, or pass overwrite=True."
@@ -36,7 +36,9 @@ def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
     parameters = featurizer.get_params(deep=False)
     if not isinstance(parameters["random_state"], int | np.integer):
         parameters["random_state"] = None  # a generator's state is no parameter
+    parameters["checkpoint_dir"] = None  # a place on this machine
     header = {
+        "kind": _KIND,
         "format": _FORMAT,
         "version": gandl.__version__,
         "parameters": parameters,
@@ -58,29 +60,17 @@ def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
         arrays |= {f"whitening_mean.{name}": mean, f"whitening_matrix.{name}": matrix}
     if featurizer.intensity_range_ is not None:
         arrays["intensity_range"] = featurizer.intensity_range_
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    text = json.dumps(header, default=lambda value: value.item())
-    part = path.with_name(f".{uuid.uuid4().hex}.safetensors")
-    try:
-        part.write_bytes(save(arrays, metadata={"gandl": text}))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_safetensors(path, arrays, header)
 
 
 def read_model(cls: type, path: Path) -> Any:
     """Make a featurizer of what `write_model` wrote."""
-    load, metadata = _safetensors("load"), {}
-    data = path.read_bytes()
-    try:
-        arrays = load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from None
-    if "gandl" not in metadata:
-        raise ValueError(f"{str(path)!r} was not written by GANDLFeaturizer.save.")
-    header = json.loads(metadata["gandl"])
+    arrays, header = read_safetensors(path)
+    if header.get("kind", _KIND) != _KIND:
+        raise ValueError(
+            f"{str(path)!r} is a {header['kind']}, no model: fit with its folder as "
+            "checkpoint_dir, then save."
+        )
     if header["format"] != _FORMAT:
         raise ValueError(
             f"{str(path)!r} has format {header['format']}, of gandl "
@@ -109,11 +99,41 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _safetensors(name: str) -> Any:
+def write_safetensors(
+    path: Path, arrays: dict[str, np.ndarray], header: dict[str, Any]
+) -> None:
+    """Write arrays, and a header as JSON, to a file that is whole or not there."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    text = json.dumps(header, default=lambda value: value.item())
+    with whole_file(path) as part:
+        part.write_bytes(save(arrays, metadata={"gandl": text}))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `write_safetensors` wrote."""
+    require_safetensors()
+    from safetensors.numpy import load
+
+    metadata: dict[str, str] = {}
+    data = path.read_bytes()
     try:
-        import safetensors.numpy
+        arrays = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from None
+    if "gandl" not in metadata:
+        raise ValueError(f"{str(path)!r} was not written by gandl.")
+    return arrays, json.loads(metadata["gandl"])
+
+
+def require_safetensors() -> None:
+    """Tell the extra to install if safetensors is not there."""
+    try:
+        import safetensors  # noqa: F401
     except ImportError:
         raise ImportError(
-            'To save and load models takes safetensors: pip install "gandl[hub]".'
+            'Models and checkpoints are kept by safetensors: pip install "gandl[hub]".'
         ) from None
-    return getattr(safetensors.numpy, name)

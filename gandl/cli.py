@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import uuid
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._arguments import make_parser
+from gandl._files import whole_file
 from gandl._plate_map import (
     join_plate_map,
     read_table,
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(f"gandl {options.command}: {error}")
         return 1
     except KeyboardInterrupt:
-        _tell(f"gandl {options.command}: interrupted.")
+        checkpoint = getattr(options, "checkpoint", None)
+        remedy = f" The same command continues from {checkpoint}." if checkpoint else ""
+        _tell(f"gandl {options.command}: interrupted.{remedy}")
         return 130
     return 0
 
@@ -138,13 +140,9 @@ def _generate(options: argparse.Namespace) -> None:
     made = model.generate(
         options.n, truncation=options.truncation, random_state=options.seed
     )
-    part = out.with_name(f".{uuid.uuid4().hex}.tif")
-    try:
+    with whole_file(out) as part:
         # One page a channel of an image, as ImageJ has stacks.
         tifffile.imwrite(part, made, imagej=True, metadata={"axes": "TCYX"})
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
     write_record(_beside(out), make_record(options, model))
     n, n_channels, height, width = made.shape
     print(f"{n} images, {n_channels} channels of {height} x {width}: {out}")
@@ -222,6 +220,7 @@ def _featurizer(options: argparse.Namespace) -> Any:
         preset=options.preset,
         intensity=options.intensity,
         max_minutes=options.minutes,
+        checkpoint_dir=options.checkpoint,
         random_state=options.seed,
         verbose=True,
     )

@@ -7,7 +7,7 @@ import os
 from contextlib import closing
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +23,16 @@ from sklearn.utils.validation import check_is_fitted
 from gandl._batches import training_batches
 from gandl._diagnostics import frechet_distance, mean_average_precision
 from gandl._embedding import BATCH, draw, embed, take, tiles_at_once
-from gandl._fitting import train
+from gandl._fitting import Position, train
 from gandl._inputs import as_collection, learn_intensity, row_intensity
-from gandl._presets import CONSTRAINTS, PRESETS, check_features, make_config
+from gandl._interrupts import deferred_interrupts
+from gandl._presets import (
+    CONSTRAINTS,
+    PRESETS,
+    UNTRAINED,
+    check_features,
+    make_config,
+)
 from gandl._progress import (
     N_TICKS,
     CallbackSupportMixin,
@@ -41,6 +48,9 @@ from gandl._whitening import Affine, learn_whitening, n_crops_of
 from gandl.gan import Discriminator, Generator, Trainer
 from gandl.gan._discriminator import embedding_length
 from gandl.images import ImageCollection
+
+if TYPE_CHECKING:
+    from gandl._checkpoints import Checkpoints
 
 Network = TypeVar("Network", Discriminator, Generator)
 
@@ -108,6 +118,10 @@ class GANDLFeaturizer(
     max_minutes : float, default=None
         Stop after so many minutes, if before ``max_kimg``. The weights then depend on
         the speed of the machine.
+    checkpoint_dir : str or path, default=None
+        A folder for checkpoints of this one training, written every five minutes, at
+        the end and when interrupted; the last two are kept. ``fit`` with the same
+        parameters and images continues from it. Takes the extra "hub".
     batch_size : int, default=None
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
@@ -234,6 +248,7 @@ class GANDLFeaturizer(
         adversarial_batch: int | None = None,
         max_kimg: float | None = None,
         max_minutes: float | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
         r1_gamma: float | str | None = None,
@@ -261,6 +276,7 @@ class GANDLFeaturizer(
         self.adversarial_batch = adversarial_batch
         self.max_kimg = max_kimg
         self.max_minutes = max_minutes
+        self.checkpoint_dir = checkpoint_dir
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.r1_gamma = r1_gamma
@@ -304,6 +320,7 @@ class GANDLFeaturizer(
         """
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)
+        self.__dict__.pop("training_state_", None)
         images, trainer, seed = self._start(X)
         n_images = 1000 * (
             _NO_LIMIT
@@ -312,8 +329,10 @@ class GANDLFeaturizer(
         )
         with training_progress(self, context, verbose=self.verbose) as progress:
             schedule = self._resolve("schedule")
-            self._train(trainer, images, seed, n_images, progress, schedule=schedule)
-        self.__dict__.pop("training_state_", None)
+            checkpoints = self._checkpoints(images)
+            self._train(
+                trainer, images, seed, n_images, progress, schedule, checkpoints
+            )
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
@@ -359,7 +378,7 @@ class GANDLFeaturizer(
             images, trainer, seed = self._start(X)
         schedule = self._resolve("schedule").replace("cosine", "warm-up")
         with training_progress(self, None, verbose=self.verbose) as progress:
-            self._train(trainer, images, seed, len(images), progress, schedule=schedule)
+            self._train(trainer, images, seed, len(images), progress, schedule)
         self.training_state_: dict[str, Any] = to_arrays(trainer.state())
         return self
 
@@ -613,20 +632,26 @@ class GANDLFeaturizer(
         seed: int,
         n_images: float,
         progress: TrainingProgress,
-        *,
         schedule: str,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         """Take the steps, and keep what was learned as fitted attributes."""
+        position, recorder = Position(seed), LossRecorder(self.loss_curve_)
+        if checkpoints and (state := checkpoints.newest()):
+            trainer.load_state(state["trainer"])
+            recorder.load_state(state["recorder"])
+            position = Position(**state["position"])
+            progress.n_before = trainer.n_images
         batch_size = min(self._resolve("batch_size"), len(images))
         batches = training_batches(
             images,
             row_intensity(self, images),
             size=self.config_.size,
             batch_size=batch_size,
-            seed=[seed, trainer.n_steps],
+            seed=[position.seed, trainer.n_steps - position.steps],
+            first=position.steps,
         )
-        recorder = LossRecorder(self.loss_curve_)
-        with closing(batches):
+        with deferred_interrupts() as interrupt, closing(batches):
             train(
                 trainer,
                 batches,
@@ -635,12 +660,30 @@ class GANDLFeaturizer(
                 schedule=schedule,
                 recorder=recorder,
                 progress=progress,
+                interrupt=interrupt,
+                position=position,
+                checkpoints=checkpoints,
             )
-        self.loss_curve_ = recorder.curve()
-        self.n_iter_, self.n_images_seen_ = trainer.n_steps, trainer.n_images
-        self.augment_p_ = trainer.augment_p
-        self.whitening_ = self._learn_whitening(trainer, images, seed)
-        self.weights_ = to_arrays(trainer.weights())
+            self.loss_curve_ = recorder.curve()
+            self.n_iter_, self.n_images_seen_ = trainer.n_steps, trainer.n_images
+            self.augment_p_ = trainer.augment_p
+            self.whitening_ = self._learn_whitening(trainer, images, position.seed)
+            self.weights_ = to_arrays(trainer.weights())
+
+    def _checkpoints(self, images: ImageCollection) -> Checkpoints | None:
+        if self.checkpoint_dir is None:
+            return None
+        from gandl._checkpoints import Checkpoints, data_identity
+
+        parameters = {
+            name: self._resolve(name) for name in CONSTRAINTS if name not in UNTRAINED
+        }
+        if not isinstance(self.random_state, Integral):
+            parameters["random_state"] = None  # the checkpoint has the seed
+        return Checkpoints(
+            Path(self.checkpoint_dir),
+            {"parameters": parameters, "data": data_identity(images)},
+        )
 
     def _learn_whitening(
         self, trainer: Trainer, images: ImageCollection, seed: int

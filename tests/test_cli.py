@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ import gandl._presets
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl.cli import main
 from gandl.datasets import make_screen
+from gandl.gan import Trainer
 from gandl.profiles import read_profiles
 
 PATTERN = "images/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
@@ -89,6 +91,27 @@ def test_fit_embed_generate(folder, model, tmp_path, capsys):
     assert drawn["options"]["seed"] == 5
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     assert drawn["sha256"] == record["sha256"] == {"model": digest}
+
+
+def test_an_interrupted_fit_continues(folder, tmp_path, monkeypatch, capsys):
+    command = ["fit", *images_of(folder), "--minutes", 0.05, "--out", tmp_path / "m.st"]
+    command += ["--checkpoint", tmp_path / "checkpoints"]
+    with monkeypatch.context() as patch:
+        step = Trainer.step
+
+        def interrupted(trainer, *arguments):
+            if trainer.n_steps == 3:
+                signal.raise_signal(signal.SIGINT)
+            return step(trainer, *arguments)
+
+        patch.setattr(Trainer, "step", interrupted)
+        assert run(*command) == 130
+    assert "The same command continues from" in capsys.readouterr().err
+    assert not (tmp_path / "m.st").exists()
+    assert run(*command) == 0
+    model = GANDLFeaturizer.load(tmp_path / "m.st")
+    assert model.checkpoint_dir is None
+    assert model.n_iter_ > 4
 
 
 def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys):

@@ -103,7 +103,7 @@ def test_what_is_no_model(fitted, path, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="other' is no safetensors file"):
             GANDLFeaturizer.load(other)
     other.write_bytes(save({"x": np.zeros(2)}))
-    with pytest.raises(ValueError, match="not written by GANDLFeaturizer"):
+    with pytest.raises(ValueError, match="not written by gandl"):
         GANDLFeaturizer.load(other)
     header = json.dumps({"format": 99, "version": "9.0"})
     other.write_bytes(save(load(data), metadata={"gandl": header}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -18,6 +17,7 @@ import pandas as pd
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
+from gandl._files import whole_file
 from gandl._row_labels import labels
 from gandl.images import ImageCollection
 from gandl.plotting import (
@@ -168,12 +168,8 @@ def write_report(
             json.dumps(given(run or {}), indent=2, ensure_ascii=False, default=str)
         ),
     )
-    part = final.with_name(f".{uuid.uuid4().hex}.html")
-    try:
+    with whole_file(final) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, final)
-    finally:
-        part.unlink(missing_ok=True)
     return page.table
 
 

@@ -1,0 +1,159 @@
+"""Checkpoints of a training: all that a later step depends on, in safetensors files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gandl
+from gandl._storage import read_safetensors, require_safetensors, write_safetensors
+from gandl._tensors import to_arrays, to_tensors
+from gandl.images import ImageCollection
+
+_KIND = "checkpoint"
+_FORMAT = 1
+_PREFIX, _SUFFIX = "step-", ".safetensors"
+_KEPT = 2
+_SECONDS = 300.0  # between two checkpoints
+_N_DIGESTED = 16  # images that stand for all
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder of its own.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are, made if it is not there.
+    identity : dict
+        What a training is told from others by, as JSON has it: its parameters, under
+        "parameters", and its data, under "data".
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        require_safetensors()  # told now, not after hours
+        self.folder = folder
+        self.identity = json.loads(json.dumps(identity, default=str))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the last one was saved long enough ago."""
+        return time.monotonic() - self.saved >= _SECONDS
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint, and remove all but the last two.
+
+        Where that fails, for a full disk say, a warning tells so, training goes on and
+        earlier checkpoints stay.
+        """
+        self.saved = time.monotonic()
+        arrays: dict[str, np.ndarray] = {}
+        header = {
+            "kind": _KIND,
+            "format": _FORMAT,
+            "version": gandl.__version__,
+            "identity": self.identity,
+            "state": _described(to_arrays(state), arrays),
+        }
+        path = self.folder / f"{_PREFIX}{step:09d}{_SUFFIX}"
+        try:
+            write_safetensors(path, arrays, header)
+            for old in self._paths()[:-_KEPT]:
+                old.unlink()
+        except OSError as error:
+            warnings.warn(
+                f"No checkpoint was written at step {step}: {error}. Training goes on; "
+                f"what {str(self.folder)!r} holds from before is whole. Make room "
+                "there.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def newest(self) -> dict[str, Any] | None:
+        """Return the state of the last checkpoint, tensors on the CPU, if there is one.
+
+        Raises
+        ------
+        ValueError
+            If it is of another training or version, or no checkpoint.
+        """
+        paths = self._paths()
+        if not paths:
+            return None
+        arrays, header = read_safetensors(paths[-1])
+        self._check(header, paths[-1])
+        return to_tensors(_restored(header["state"], arrays))
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{_PREFIX}*{_SUFFIX}"))
+
+    def _check(self, header: dict[str, Any], path: Path) -> None:
+        if header.get("kind") != _KIND:
+            raise ValueError(f"{str(path)!r} is no checkpoint: name another folder.")
+        version = header["version"]
+        if (header["format"], version) != (_FORMAT, gandl.__version__):
+            raise ValueError(
+                f"{str(path)!r} is a checkpoint of gandl {version}, this is "
+                f"{gandl.__version__}: finish the training with that version, or name "
+                "another checkpoint_dir to begin anew."
+            )
+        then, now = header["identity"], self.identity
+        differences = [
+            f"{name} was {then[part].get(name)!r}, is {now[part].get(name)!r}"
+            for part in ("parameters", "data")
+            for name in {**then[part], **now[part]}
+            if then[part].get(name) != now[part].get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"{str(path)!r} is a checkpoint of another training: "
+                f"{'; '.join(differences)}. Fit with what it was begun with, or name "
+                "another checkpoint_dir."
+            )
+
+
+def data_identity(images: ImageCollection) -> dict[str, Any]:
+    """What tells a collection from others: its shape, and a digest of some images.
+
+    Not their paths, which differ from one node of a cluster to the next.
+    """
+    digest = hashlib.sha256()
+    some = np.linspace(0, len(images) - 1, min(_N_DIGESTED, len(images)))
+    for row in np.unique(some.round().astype(int)):
+        digest.update(images.load_batch(np.array([row])).tobytes())
+    return {
+        "shape": list(images.shape),
+        "dtype": str(images.dtype),
+        "channels": list(images.channels),
+        f"digest of {len(np.unique(some.round()))} images": digest.hexdigest()[:16],
+    }
+
+
+def _described(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Nested dicts and lists as JSON, their arrays put aside and named."""
+    if isinstance(tree, np.ndarray):
+        name = str(len(arrays))
+        arrays[name] = tree
+        return {"array": name}
+    if isinstance(tree, dict):  # pairs, since keys may be numbers
+        return {"dict": [[k, _described(v, arrays)] for k, v in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return [_described(value, arrays) for value in tree]
+    return tree
+
+
+def _restored(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(tree, list):
+        return [_restored(value, arrays) for value in tree]
+    if isinstance(tree, dict) and "array" in tree:
+        return arrays[tree["array"]]
+    if isinstance(tree, dict):
+        return {k: _restored(value, arrays) for k, value in tree["dict"]}
+    return tree

@@ -1,0 +1,34 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes ``path`` once all of it is on disk.
+
+    Whatever goes wrong, what stood at ``path`` before stays, and nothing is left over.
+    """
+    part = path.with_name(f".{uuid.uuid4().hex}{''.join(path.suffixes)}")
+    try:
+        yield part
+        _flush(part, os.O_RDWR)
+        os.replace(part, path)
+        with suppress(OSError):  # not every system opens folders
+            _flush(path.parent, os.O_RDONLY)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM, heard after a step instead of in the midst of it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Whether a signal has come; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[Interrupt]:
+    """Hold back Ctrl-C and SIGTERM, and let them act when the block ends.
+
+    In threads other than the main one, where no signal arrives, this does nothing.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    # A handler that is not Python's own reads as None, and cannot be put back.
+    before = {
+        number: handler
+        for number in _SIGNALS
+        if (handler := signal.getsignal(number)) is not None
+        and handler is not signal.SIG_IGN
+    }
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        interrupt.signal = signal.Signals(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, hear)
+    try:
+        yield interrupt
+    finally:
+        restore()
+    if interrupt.signal is not None:
+        if before[interrupt.signal] is signal.SIG_DFL:
+            # The process would end here: as an exception, what has begun is tidied up.
+            raise SystemExit(128 + interrupt.signal)
+        signal.raise_signal(interrupt.signal)
