@@ -24,38 +24,36 @@ def make_profiles(
 ) -> pd.DataFrame:
     """Set embeddings beside what is known of their rows, as pycytominer has it.
 
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Embeddings.
-        metadata : DataFrame of n rows
-            What is known of each row, in the same order: its plate, well, compound.
-        names : sequence of str, default=None
-            Names of the features, ``featurizer.get_feature_names_out()`` say. None: X's
-            columns if it is a DataFrame, else "feature_0" and so on.
+    Parameters
+    ----------
+    X : array-like of shape (n, n_features)
+        Embeddings.
+    metadata : DataFrame of n rows
+        What is known of each row, in the same order: its plate, well, compound.
+    names : sequence of str, default=None
+        Names of the features, ``featurizer.get_feature_names_out()`` say. None: X's
+        columns if it is a DataFrame, else "feature_0" and so on.
 
-        Returns
-        -------
-        DataFrame of n rows
-            Columns of ``metadata``, their names after "Metadata_" (plate, well and site
-            as "Metadata_Plate", "Metadata_Well" and "Metadata_Site"), then the features.
+    Returns
+    -------
+    DataFrame of n rows
+        Columns of ``metadata``, their names after "Metadata_" (plate, well and site
+        as "Metadata_Plate", "Metadata_Well" and "Metadata_Site"), then the features.
 
-        Raises
-        ------
-        ValueError
-            If lengths differ, or a name occurs twice or is that of metadata.
+    Raises
+    ------
+    ValueError
+        If lengths differ, or a name occurs twice or is that of metadata.
 
-        Examples
-        --------
-        >>> import pandas as pd
-
-    from gandl._files import whole_file
-        >>> from gandl.profiles import make_profiles
-        >>> metadata = pd.DataFrame({"plate": ["P1", "P1"], "compound": ["DMSO", "taxol"]})
-        >>> make_profiles([[0.5], [2.0]], metadata)
-          Metadata_Plate Metadata_compound  feature_0
-        0             P1              DMSO        0.5
-        1             P1             taxol        2.0
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gandl.profiles import make_profiles
+    >>> metadata = pd.DataFrame({"plate": ["P1", "P1"], "compound": ["DMSO", "taxol"]})
+    >>> make_profiles([[0.5], [2.0]], metadata)
+      Metadata_Plate Metadata_compound  feature_0
+    0             P1              DMSO        0.5
+    1             P1             taxol        2.0
     """
     values = np.asarray(X)
     if values.ndim != 2:
@@ -85,29 +83,27 @@ def make_profiles(
 def feature_columns(profiles: pd.DataFrame) -> list[str]:
     """Return the names of the features: of all columns but "Metadata_" ones.
 
-        Parameters
-        ----------
-        profiles : DataFrame
-            Profiles.
+    Parameters
+    ----------
+    profiles : DataFrame
+        Profiles.
 
-        Returns
-        -------
-        list of str
-            The names, in order.
+    Returns
+    -------
+    list of str
+        The names, in order.
 
-        Raises
-        ------
-        ValueError
-            If there is none, or one of them is not numeric.
+    Raises
+    ------
+    ValueError
+        If there is none, or one of them is not numeric.
 
-        Examples
-        --------
-        >>> import pandas as pd
-
-    from gandl._files import whole_file
-        >>> from gandl.profiles import feature_columns
-        >>> feature_columns(pd.DataFrame({"Metadata_Well": ["A01"], "area": [1.0]}))
-        ['area']
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gandl.profiles import feature_columns
+    >>> feature_columns(pd.DataFrame({"Metadata_Well": ["A01"], "area": [1.0]}))
+    ['area']
     """
     names = [name for name in map(str, profiles) if not name.startswith(_METADATA)]
     for name in names:
@@ -126,50 +122,48 @@ def aggregate(
 ) -> pd.DataFrame:
     """Average profiles: images to sites, sites to wells, wells to treatments.
 
-        Each row of a group counts alike: averaged over wells, a well of few sites weighs
-        as much as one of many.
+    Each row of a group counts alike: averaged over wells, a well of few sites weighs
+    as much as one of many.
 
-        Parameters
-        ----------
-        profiles : DataFrame
-            Profiles, features beside "Metadata_" columns.
-        by : str or sequence of str
-            Columns whose values make a group: ``["plate", "well"]``, with or without
-            "Metadata_".
-        how : {"mean", "median"}, default="mean"
-            The average of each feature.
+    Parameters
+    ----------
+    profiles : DataFrame
+        Profiles, features beside "Metadata_" columns.
+    by : str or sequence of str
+        Columns whose values make a group: ``["plate", "well"]``, with or without
+        "Metadata_".
+    how : {"mean", "median"}, default="mean"
+        The average of each feature.
 
-        Returns
-        -------
-        DataFrame
-            One row a group, in order of first appearance: those columns, every other
-            metadata column that has one value in each group, "Metadata_n_rows" (rows
-            averaged), and the features.
+    Returns
+    -------
+    DataFrame
+        One row a group, in order of first appearance: those columns, every other
+        metadata column that has one value in each group, "Metadata_n_rows" (rows
+        averaged), and the features.
 
-        Raises
-        ------
-        ValueError
-            If a column is not there, a row has no value in it, or a feature is missing in
-            a row.
+    Raises
+    ------
+    ValueError
+        If a column is not there, a row has no value in it, or a feature is missing in
+        a row.
 
-        Examples
-        --------
-        >>> import pandas as pd
-
-    from gandl._files import whole_file
-        >>> from gandl.profiles import aggregate
-        >>> sites = pd.DataFrame(
-        ...     {
-        ...         "Metadata_Well": ["A01", "A01", "A02"],
-        ...         "Metadata_Site": ["1", "2", "1"],
-        ...         "Metadata_compound": ["DMSO", "DMSO", "taxol"],
-        ...         "feature_0": [1.0, 2.0, 5.0],
-        ...     }
-        ... )
-        >>> aggregate(sites, "well")
-          Metadata_Well Metadata_compound  Metadata_n_rows  feature_0
-        0           A01              DMSO                2        1.5
-        1           A02             taxol                1        5.0
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from gandl.profiles import aggregate
+    >>> sites = pd.DataFrame(
+    ...     {
+    ...         "Metadata_Well": ["A01", "A01", "A02"],
+    ...         "Metadata_Site": ["1", "2", "1"],
+    ...         "Metadata_compound": ["DMSO", "DMSO", "taxol"],
+    ...         "feature_0": [1.0, 2.0, 5.0],
+    ...     }
+    ... )
+    >>> aggregate(sites, "well")
+      Metadata_Well Metadata_compound  Metadata_n_rows  feature_0
+    0           A01              DMSO                2        1.5
+    1           A02             taxol                1        5.0
     """
     if how not in ("mean", "median"):
         raise ValueError(f'how is "mean" or "median", got {how!r}.')
@@ -201,42 +195,40 @@ def write_profiles(
 ) -> None:
     """Store profiles as parquet or csv.
 
-        Parameters
-        ----------
-        profiles : DataFrame
-            Profiles.
-        path : str or path
-            The file: ".parquet", ".csv" or ".csv.gz". Written under another name first, so
-            that it is whole or not there.
-        overwrite : bool, default=False
-            Whether a file that exists may be replaced.
+    Parameters
+    ----------
+    profiles : DataFrame
+        Profiles.
+    path : str or path
+        The file: ".parquet", ".csv" or ".csv.gz". Written under another name first, so
+        that it is whole or not there.
+    overwrite : bool, default=False
+        Whether a file that exists may be replaced.
 
-        Raises
-        ------
-        ValueError
-            If the name ends otherwise.
-        FileExistsError
-            If the file exists.
-        ImportError
-            If parquet is to be written without pyarrow, the extra "profiles".
+    Raises
+    ------
+    ValueError
+        If the name ends otherwise.
+    FileExistsError
+        If the file exists.
+    ImportError
+        If parquet is to be written without pyarrow, the extra "profiles".
 
-        See Also
-        --------
-        read_profiles : Reads them back.
+    See Also
+    --------
+    read_profiles : Reads them back.
 
-        Examples
-        --------
-        >>> import tempfile
-        >>> import pandas as pd
-
-    from gandl._files import whole_file
-        >>> from gandl.profiles import read_profiles, write_profiles
-        >>> profiles = pd.DataFrame({"Metadata_Plate": ["007"], "feature_0": [0.5]})
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_profiles(profiles, f"{folder}/wells.csv")
-        ...     read_profiles(f"{folder}/wells.csv")
-          Metadata_Plate  feature_0
-        0            007        0.5
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from gandl.profiles import read_profiles, write_profiles
+    >>> profiles = pd.DataFrame({"Metadata_Plate": ["007"], "feature_0": [0.5]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_profiles(profiles, f"{folder}/wells.csv")
+    ...     read_profiles(f"{folder}/wells.csv")
+      Metadata_Plate  feature_0
+    0            007        0.5
     """
     final, suffix = Path(path), _suffix(path)
     if final.exists() and not overwrite:
