@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from gandl._interrupts import Interrupt
 from gandl._progress import LossRecorder, TrainingProgress
+from gandl._tensors import to_arrays, to_tensors
 from gandl.gan import Trainer
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 # Steps in which the learning rate rises: under contrast, the first are the roughest.
 WARM_UP = 30
+_WATCHED = 16  # steps between two looks at what was dropped, which wait for the device
 
 
 def learning_rate_scale(schedule: str, step: int, fraction: float) -> float:
@@ -65,6 +69,7 @@ def train(
     ``schedule`` is that of `learning_rate_scale`; ``position`` says where to begin,
     and is kept up to date.
     """
+    guard = Guard(trainer)
     start = time.perf_counter() - 60 * position.minutes
     while position.steps < n_steps and position.fraction < 1:
         scale = learning_rate_scale(schedule, trainer.n_steps, position.fraction)
@@ -76,9 +81,10 @@ def train(
             1.0, max(position.steps / n_steps, position.minutes / max_minutes)
         )
         stop = bool(interrupt)
+        if position.steps % _WATCHED == 0 or position.fraction >= 1:
+            guard.watch(recorder.tick)
         if recorder.is_due(position.fraction):
             losses = recorder.record(trainer.n_images)
-            _check_finite(losses, trainer.n_images)
             stop |= progress.update(
                 position.fraction, trainer.n_images, losses, trainer.augment_p
             )
@@ -93,11 +99,48 @@ def train(
             return
 
 
-def _check_finite(losses: dict[str, float], n_images: int) -> None:
-    for name, value in losses.items():
-        if not math.isfinite(value):
+_RATES = {"contrast": "contrast_learning_rate"}  # of an optimiser
+
+
+class Guard:
+    """Takes a training back, once, that meets numbers which are not finite.
+
+    The trainer drops each such step by itself. Where one is not enough, weights and
+    moments return to where all was well, at half the learning rate; then it is an
+    error.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.tick = trainer, 0
+        self.good = to_arrays(trainer.state())
+
+    def watch(self, tick: int) -> None:
+        """Look at the steps since the last time; remembers a good state a tick."""
+        trainer = self.trainer
+        dropped = trainer.dropped()
+        if not dropped and tick != self.tick:
+            self.tick, self.good = tick, to_arrays(trainer.state())
+        if sum(dropped.values()) < 2:
+            return
+        counts = ", ".join(f"{name}: {count}" for name, count in dropped.items())
+        seen = (
+            f"{trainer.n_images} images into training, loss or gradients were not "
+            f"finite in several steps in a short time ({counts})"
+        )
+        rates = {_RATES.get(name, "learning_rate") for name in dropped}
+        remedy = f"Lower {' and '.join(sorted(rates))}, or set precision='float32'."
+        if trainer.learning_rate_factor < 1:
             raise FloatingPointError(
-                f"The {name} loss is {value} after {n_images} images: training has "
-                "diverged. Lower learning_rate or contrast_learning_rate, or set "
-                'precision="float32".'
+                f"Training has diverged: {seen}, at half the learning rate too. "
+                f"{remedy}"
             )
+        n_steps, n_images = trainer.n_steps, trainer.n_images
+        trainer.load_state(to_tensors(self.good))
+        trainer.n_steps, trainer.n_images = n_steps, n_images
+        trainer.learning_rate_factor = 0.5
+        warnings.warn(
+            f"{seen}: networks are as they were before, and go on at half the learning "
+            f"rate. {remedy}",
+            ConvergenceWarning,
+            stacklevel=2,
+        )

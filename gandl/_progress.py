@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ class LossRecorder:
         """Close a point of the curve at ``n_images``; returns its mean losses."""
         names = sorted({name for losses in self.waiting for name in losses})
         means = {
-            name: float(np.mean([float(k[name]) for k in self.waiting if name in k]))
+            name: _mean([float(k[name]) for k in self.waiting if name in k])
             for name in names
         }
         self.waiting.clear()
@@ -76,6 +77,12 @@ class LossRecorder:
             name: np.array(values + [np.nan] * (length - len(values)))
             for name, values in self.rows.items()
         }
+
+
+def _mean(losses: list[float]) -> float:
+    """Mean of those that are finite: steps of others were dropped."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 class TrainingProgress:

@@ -1,6 +1,8 @@
 """GANDLFeaturizer: invariants, inputs, and the ways it is used."""
 
 import functools
+import itertools
+import math
 import pickle
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 import tifffile
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -21,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import gandl.gan._training
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl._presets import PRESETS
 from gandl._tensors import activation_dtype
@@ -480,9 +483,42 @@ def test_channels_in_another_order_are_refused(images):
     assert np.array_equal(featurizer.transform(images), featurizer.transform(named))
 
 
-def test_divergence_is_an_error(images):
-    with pytest.raises(FloatingPointError, match="images: training has diverged"):
-        tiny(learning_rate=1e12, max_kimg=0.1).fit(images)
+def test_divergence_is_an_error_after_one_return(images):
+    with (
+        pytest.warns(ConvergenceWarning, match="half the learning rate"),
+        pytest.raises(
+            FloatingPointError,
+            match=r"has diverged.*Lower contrast_learning_rate and learning_rate",
+        ),
+    ):
+        tiny(learning_rate=1e30, max_kimg=0.5).fit(images)
+
+
+def broken_losses(monkeypatch, steps):
+    """Contrastive losses that are not finite at certain calls."""
+    calls, right = itertools.count(), gandl.gan._training.contrastive_loss
+
+    def loss(*views):
+        return right(*views) * (math.nan if next(calls) in steps else 1)
+
+    monkeypatch.setattr(gandl.gan._training, "contrastive_loss", loss)
+
+
+def test_one_bad_step_is_dropped(images, monkeypatch):
+    broken_losses(monkeypatch, {3, 23})
+    fitted = tiny(max_kimg=0.32).fit(images)
+    assert all(np.isfinite(weight).all() for weight in fitted.weights_.values())
+    assert np.isfinite(fitted.loss_curve_["contrast"]).sum() == 38
+
+
+def test_several_bad_steps_take_training_back(images, monkeypatch):
+    broken_losses(monkeypatch, {20, 21, 22})
+    with pytest.warns(
+        ConvergenceWarning, match=r"contrast: 3\).*contrast_learning_rat"
+    ):
+        fitted = tiny(max_kimg=0.32).fit(images)
+    assert fitted.n_iter_ == 40
+    assert all(np.isfinite(weight).all() for weight in fitted.weights_.values())
 
 
 def test_interrupted_fit_is_not_fitted(images, monkeypatch):

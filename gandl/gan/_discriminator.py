@@ -13,6 +13,7 @@ from gandl.gan._layers import (
     at_least_float32,
     block_widths,
     channels_at,
+    follow,
     leaky_relu,
     minibatch_stddev,
 )
@@ -214,7 +215,7 @@ class Discriminator(nn.Module):
         """
         if self.stddev_group:
             batch_mean = minibatch_stddev(x, self.stddev_group).mean()
-            self.mean_stddev.lerp_(batch_mean, max(1 / (step + 1), 0.01))
+            follow(self.mean_stddev, batch_mean, max(1 / (step + 1), 0.01))
 
     def embed(self, images: Tensor, features: str | int) -> Tensor:
         """Embed images, each as a function of itself alone.

@@ -10,6 +10,7 @@ from gandl.gan._layers import (
     ModulatedConv2d,
     at_least_float32,
     channels_at,
+    follow,
     leaky_relu,
     resolutions,
 )
@@ -38,7 +39,7 @@ class Mapping(nn.Module):
     def track(self, w: Tensor, step: int) -> None:
         """Follow the mean style (decay 0.995; a plain mean over the first steps)."""
         weight = max(1 / (step + 1), 0.005)
-        self.mean_style.lerp_(w.detach().mean(dim=0), weight)
+        follow(self.mean_style, w.detach().mean(dim=0), weight)
 
 
 class StyledConv(nn.Module):

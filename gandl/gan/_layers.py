@@ -43,6 +43,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def follow(average: Tensor, value: Tensor, weight: float) -> None:
+    """Move a running average towards a value, unless that is not finite."""
+    average.lerp_(torch.where(value.isfinite(), value, average), weight)
+
+
 def _randn(rng: torch.Generator, *shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape, generator=rng))
 

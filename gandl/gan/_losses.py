@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gandl.gan._layers import at_least_float32
+from gandl.gan._layers import at_least_float32, follow
 
 LOSSES = ("logistic", "wgan-gp", "r3gan")
 
@@ -68,7 +68,8 @@ def path_length_penalty(
     product = (images * noise).sum() / math.sqrt(height * width)
     (grad,) = torch.autograd.grad(product, ws, create_graph=True)
     lengths = grad.square().sum(dim=2).mean(dim=1).sqrt()
-    mean_length = mean_length.lerp(lengths.detach().mean(), 0.01)
+    mean_length = mean_length.clone()
+    follow(mean_length, lengths.detach().mean(), 0.01)
     return (lengths - mean_length).square().mean(), mean_length
 
 

@@ -231,8 +231,11 @@ class Trainer:
         self.n_images = 0
         self.augment_p = config.augment or 0.0
         self.mean_path_length = torch.zeros((), device=device)
+        # Falls where training had to be taken back.
+        self.learning_rate_factor = 1.0
         self._signs: list[Tensor] = []
         self._make_optimizers()
+        self._dropped = torch.zeros(len(self.optimizers), device=device)
 
     @property
     def _is_lazy_r1(self) -> bool:
@@ -276,9 +279,10 @@ class Trainer:
         dict of str to Tensor
             Losses by name, as tensors that nobody has waited for.
         """
+        scale = learning_rate_scale * self.learning_rate_factor
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * learning_rate_scale
+                group["lr"] = group["initial_lr"] * scale
         losses: dict[str, Tensor] = {}
         real = dihedral(real, self.rng)
         if self.config.contrast_learning_rate:
@@ -294,10 +298,34 @@ class Trainer:
         self._descend("contrast", loss)
         return loss.detach()
 
-    def _descend(self, optimizer: str, loss: Tensor) -> None:
-        self.optimizers[optimizer].zero_grad(set_to_none=True)
+    def _descend(self, name: str, loss: Tensor) -> None:
+        """Take a step, unless the loss or a gradient is not finite.
+
+        Nobody waits for the answer: the optimiser reads it where it computes.
+        """
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizers[optimizer].step()
+        parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        length = torch.nn.utils.get_total_norm(gradients)
+        broken = (~(loss.detach() + length).isfinite()).float()
+        optimizer.found_inf = broken  # type: ignore[attr-defined]
+        optimizer.step()
+        self._dropped[[*self.optimizers].index(name)] += broken
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many steps were dropped since this was last asked.
+
+        Returns
+        -------
+        dict of str to int
+            Of each optimiser that dropped any, since its loss or gradients were not
+            finite.
+        """
+        counts = dict(zip(self.optimizers, self._dropped.tolist(), strict=True))
+        self._dropped.zero_()
+        return {name: int(count) for name, count in counts.items() if count}
 
     def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
         n = min(self.config.adversarial_batch, len(real))
@@ -453,6 +481,8 @@ class Trainer:
             "n_steps": self.n_steps,
             "n_images": self.n_images,
             "augment_p": self.augment_p,
+            "learning_rate_factor": self.learning_rate_factor,
+            "dropped": self._dropped,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -474,6 +504,8 @@ class Trainer:
             self.rng.set_state(state["rng"].cpu())
         self.n_steps, self.n_images = state["n_steps"], state["n_images"]
         self.augment_p = state["augment_p"]
+        self.learning_rate_factor = state["learning_rate_factor"]
+        self._dropped = state["dropped"].to(self.device)
 
 
 def _adam(
@@ -481,8 +513,9 @@ def _adam(
 ) -> torch.optim.Adam:
     """Adam; with a penalty step every ``interval`` steps, its constants adjusted."""
     c = interval / (interval + 1) if interval else 1.0
+    # Fused: a third of the time, and the only one that can drop a step unasked.
     optimizer = torch.optim.Adam(
-        parameters, lr=learning_rate * c, betas=(beta1**c, 0.99**c)
+        parameters, lr=learning_rate * c, betas=(beta1**c, 0.99**c), fused=True
     )
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

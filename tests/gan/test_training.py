@@ -106,6 +106,36 @@ def test_the_generator_may_be_wider_than_the_discriminator():
     assert widths == [8, 16]
 
 
+@pytest.mark.parametrize("name", ["contrast", "discriminator", "generator"])
+def test_a_step_that_is_not_finite_is_dropped(name):
+    network, other = trainer(), trainer()
+    network.step(batch())
+    other.load_state(network.state())
+    network._descend(name, sum(p.sum() for p in parameters(network, name)) * math.nan)
+    assert network.dropped() == {name: 1}
+    assert network.dropped() == {}
+    ours, theirs = network.state(), other.state()
+    for part in ("discriminator", "generator", "contrast_head"):
+        for weight, same in zip(
+            ours[part].values(), theirs[part].values(), strict=True
+        ):
+            assert torch.equal(weight, same)
+    moments, same = (s["optimizers"][name]["state"] for s in (ours, theirs))
+    for row, other_row in zip(moments.values(), same.values(), strict=True):
+        assert all(torch.equal(row[key], other_row[key]) for key in row)
+
+
+def parameters(network, name):
+    return [p for g in network.optimizers[name].param_groups for p in g["params"]]
+
+
+def test_images_that_are_not_finite_leave_statistics_finite():
+    network = trainer()
+    network.step(batch() * math.nan)
+    assert {*network.dropped()} == {"contrast", "discriminator"}
+    assert all(w.isfinite().all() for w in network.weights().values())
+
+
 def test_learning_rate_scale_of_zero_moves_nothing():
     seen = changed(trainer(), NAMES, learning_rate_scale=0.0)
     assert not any(seen.values())
