@@ -15,6 +15,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from gandl._interrupts import Interrupt
+from gandl._monitor import EVERY, Monitor
 from gandl._progress import LossRecorder, TrainingProgress
 from gandl._tensors import to_arrays, to_tensors
 from gandl.gan import Trainer
@@ -62,6 +63,7 @@ def train(
     progress: TrainingProgress,
     interrupt: Interrupt,
     position: Position,
+    monitor: Monitor | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> None:
     """Take ``n_steps``, or as many as fit into ``max_minutes``, or until interrupted.
@@ -84,6 +86,8 @@ def train(
         if position.steps % _WATCHED == 0 or position.fraction >= 1:
             guard.watch(recorder.tick)
         if recorder.is_due(position.fraction):
+            if monitor and recorder.tick % EVERY == 0:
+                recorder.add(monitor.measure())
             losses = recorder.record(trainer.n_images)
             stop |= progress.update(
                 position.fraction, trainer.n_images, losses, trainer.augment_p

@@ -20,12 +20,13 @@ from sklearn.base import (
 from sklearn.utils import check_consistent_length, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
-from gandl._batches import training_batches
+from gandl._batches import load_scaled, pad_to, training_batches
 from gandl._diagnostics import frechet_distance, mean_average_precision
 from gandl._embedding import BATCH, draw, embed, take, tiles_at_once
 from gandl._fitting import Position, train
 from gandl._inputs import as_collection, learn_intensity, row_intensity
 from gandl._interrupts import deferred_interrupts
+from gandl._monitor import N_WATCHED, Monitor
 from gandl._presets import (
     CONSTRAINTS,
     PRESETS,
@@ -185,7 +186,12 @@ class GANDLFeaturizer(
         Images trained on, repeats counted.
     loss_curve_ : dict of str to ndarray
         Means of the losses over about a hundredth of the training each, and
-        "n_images", at which they end.
+        "n_images", at which they end. With 256 images or more also, every tenth of it,
+        "diversity", the mean distance of two generated images in units of that of two
+        real ones, and "overfitting": where, between images trained on, 0, and
+        generated ones, 1, the discriminator sees 32 images that were kept from
+        training for this (r_v in [5]_). Low diversity and high overfitting are warned
+        of.
     augment_p_ : float
         Probability of augmentation at the end.
     training_state_ : dict
@@ -215,6 +221,8 @@ class GANDLFeaturizer(
        representations", ICML 2020, arXiv 2002.05709.
     .. [4] A. O. Hatch et al., "Within-class covariance normalization for SVM-based
        speaker recognition", Interspeech 2006; each image is a class here.
+    .. [5] T. Karras et al., "Training generative adversarial networks with limited
+       data", NeurIPS 2020, arXiv 2006.06676.
 
     Examples
     --------
@@ -331,7 +339,14 @@ class GANDLFeaturizer(
             schedule = self._resolve("schedule")
             checkpoints = self._checkpoints(images)
             self._train(
-                trainer, images, seed, n_images, progress, schedule, checkpoints
+                trainer,
+                images,
+                seed,
+                n_images,
+                progress,
+                schedule,
+                watched=True,
+                checkpoints=checkpoints,
             )
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
@@ -633,6 +648,8 @@ class GANDLFeaturizer(
         n_images: float,
         progress: TrainingProgress,
         schedule: str,
+        *,
+        watched: bool = False,
         checkpoints: Checkpoints | None = None,
     ) -> None:
         """Take the steps, and keep what was learned as fitted attributes."""
@@ -642,6 +659,12 @@ class GANDLFeaturizer(
             recorder.load_state(state["recorder"])
             position = Position(**state["position"])
             progress.n_before = trainer.n_images
+        monitor = None
+        if watched and self.config_.adversarial_batch and len(images) >= 8 * N_WATCHED:
+            order = np.random.default_rng([position.seed, 2]).permutation(len(images))
+            groups = (order[N_WATCHED : 2 * N_WATCHED], order[:N_WATCHED])
+            monitor = Monitor(trainer, *(self._crops(images, k) for k in groups))
+            images = images[np.sort(order[N_WATCHED:])]
         batch_size = min(self._resolve("batch_size"), len(images))
         batches = training_batches(
             images,
@@ -662,6 +685,7 @@ class GANDLFeaturizer(
                 progress=progress,
                 interrupt=interrupt,
                 position=position,
+                monitor=monitor,
                 checkpoints=checkpoints,
             )
             self.loss_curve_ = recorder.curve()
@@ -669,6 +693,15 @@ class GANDLFeaturizer(
             self.augment_p_ = trainer.augment_p
             self.whitening_ = self._learn_whitening(trainer, images, position.seed)
             self.weights_ = to_arrays(trainer.weights())
+        if monitor:
+            monitor.warn()
+
+    def _crops(self, images: ImageCollection, rows: np.ndarray) -> torch.Tensor:
+        """Scale the first tile of some images, and put it where networks are."""
+        scaled = load_scaled(images, rows, row_intensity(self, images))
+        size = self.config_.size
+        first = pad_to(scaled[:, :, :size, :size], size)
+        return torch.from_numpy(first).to(self._device())
 
     def _checkpoints(self, images: ImageCollection) -> Checkpoints | None:
         if self.checkpoint_dir is None:

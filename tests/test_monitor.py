@@ -1,0 +1,74 @@
+"""Collapse and overfitting are measured, and told in plain words."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from gandl import GANDLFeaturizer
+from gandl._monitor import Monitor
+
+
+def random_images(n, seed):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 2, 8, 8, generator=rng) * 2 - 1
+
+
+SEEN, UNSEEN = random_images(16, 0), random_images(16, 1)
+
+
+def monitor(*, seen, unseen, generated, draw=random_images):
+    """A monitor of a discriminator that gives these logits."""
+
+    def discriminator(x):
+        logit = seen if x is SEEN else unseen if x is UNSEEN else generated
+        return torch.full((len(x), 1), float(logit))
+
+    trainer = SimpleNamespace(
+        device=torch.device("cpu"),
+        average=lambda n, rng: draw(n, 2),
+        discriminator=discriminator,
+    )
+    return Monitor(trainer, SEEN, UNSEEN)
+
+
+def test_all_is_well():
+    sound = monitor(seen=1, unseen=0.8, generated=-1)
+    measured = sound.measure()
+    assert measured["diversity"] == pytest.approx(1, abs=0.1)
+    assert measured["overfitting"] == pytest.approx(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sound.warn()
+
+
+def test_a_generator_of_one_image_is_told_of():
+    collapsed = monitor(
+        seen=1,
+        unseen=1,
+        generated=-1,
+        draw=lambda n, seed: random_images(1, seed).expand(n, -1, -1, -1),
+    )
+    assert collapsed.measure()["diversity"] == pytest.approx(0, abs=1e-4)
+    with pytest.warns(ConvergenceWarning, match=r"hardly differ.* 0\.00 .*r1_gamma"):
+        collapsed.warn()
+
+
+def test_a_discriminator_that_knows_its_images_by_heart_is_told_of():
+    overfitted = monitor(seen=3, unseen=-0.6, generated=-1)
+    assert overfitted.measure()["overfitting"] == pytest.approx(0.9)
+    with pytest.warns(ConvergenceWarning, match=r"90%.*by heart.*more images"):
+        overfitted.warn()
+
+
+def test_a_fit_of_many_images_is_watched():
+    images = np.random.default_rng(0).integers(0, 256, (256, 1, 32, 32), dtype="uint8")
+    tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8, "random_state": 0}
+    curve = GANDLFeaturizer(max_kimg=0.32, **tiny).fit(images).loss_curve_
+    for name in ("diversity", "overfitting"):
+        assert np.isfinite(curve[name]).sum() == 10
+    few = GANDLFeaturizer(max_kimg=0.08, **tiny).fit(images[:255])
+    assert "diversity" not in few.loss_curve_
