@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import gandl
 from gandl._files import whole_file
 from gandl.gan import GANConfig
 
 _KIND = "model"
-_FORMAT = 2
-_ATTRIBUTES = (
+_FORMAT = 3
+_ATTRIBUTES = {
     "n_channels_in_",
     "channels_in_",
     "image_shape_in_",
@@ -23,7 +25,7 @@ _ATTRIBUTES = (
     "n_iter_",
     "n_images_seen_",
     "augment_p_",
-)
+}
 
 
 def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
@@ -45,7 +47,7 @@ def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
         "config": dataclasses.asdict(featurizer.config_),
         "attributes": {
             name: getattr(featurizer, name)
-            for name in _ATTRIBUTES
+            for name in sorted(_ATTRIBUTES)
             if hasattr(featurizer, name)
         },
     }
@@ -78,17 +80,41 @@ def read_model(cls: type, path: Path) -> Any:
         )
     featurizer = cls(**_tuples(header["parameters"]))
     featurizer.config_ = GANConfig(**header["config"])
-    for name, value in _tuples(header["attributes"]).items():
-        setattr(featurizer, name, value)
+    attributes = _tuples(header["attributes"])
+    for name in _ATTRIBUTES & attributes.keys():
+        setattr(featurizer, name, attributes[name])
     if "feature_names_in_" in header:
         featurizer.feature_names_in_ = np.array(header["feature_names_in_"], object)
     featurizer.intensity_range_ = arrays.get("intensity_range")
     featurizer.weights_ = _under("weights.", arrays)
+    _check_weights(featurizer.weights_, featurizer.config_, path)
     featurizer.loss_curve_ = _under("loss_curve.", arrays)
     means = _under("whitening_mean.", arrays)
     matrices = _under("whitening_matrix.", arrays)
     featurizer.whitening_ = {name: (means[name], matrices[name]) for name in means}
     return featurizer
+
+
+def _check_weights(
+    weights: dict[str, np.ndarray], config: GANConfig, path: Path
+) -> None:
+    """Refuse weights that networks of this configuration do not have."""
+    rng = torch.Generator()
+    expected = {
+        f"{part}.{name}": tuple(weight.shape)
+        for part, network in (
+            ("discriminator", config.discriminator(rng)),
+            ("generator", config.generator(rng)),
+        )
+        for name, weight in network.state_dict().items()
+    }
+    found = {name: weight.shape for name, weight in weights.items()}
+    for name in expected.keys() | found.keys():
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"{str(path)!r} has a weight {name!r} of shape {found.get(name)}, "
+                f"where its networks have {expected.get(name)}: it was tampered with."
+            )
 
 
 def _under(start: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -107,8 +133,9 @@ def write_safetensors(
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps(header, default=lambda value: value.item())
+    metadata = {"gandl": text, "sha256": _digest(arrays, text)}
     with whole_file(path) as part:
-        part.write_bytes(save(arrays, metadata={"gandl": text}))
+        part.write_bytes(save(arrays, metadata=metadata))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -126,13 +153,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from None
     if "gandl" not in metadata:
         raise ValueError(f"{str(path)!r} was not written by gandl.")
+    if metadata.get("sha256") != _digest(arrays, metadata["gandl"]):
+        raise ValueError(
+            f"{str(path)!r} is broken: it is not what was written. Copy it again."
+        )
     return arrays, json.loads(metadata["gandl"])
+
+
+def _digest(arrays: dict[str, np.ndarray], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def require_safetensors() -> None:
     """Tell the extra to install if safetensors is not there."""
     try:
-        import safetensors  # noqa: F401
+        import safetensors.numpy  # noqa: F401
     except ImportError:
         raise ImportError(
             'Models and checkpoints are kept by safetensors: pip install "gandl[hub]".'

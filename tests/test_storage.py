@@ -1,8 +1,8 @@
 """What was saved is what was fitted; what is no model is refused by name."""
 
-import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,9 @@ import pytest
 from safetensors.numpy import load, save
 from sklearn.exceptions import NotFittedError
 
+import gandl
 from gandl import GANDLFeaturizer, ImageCollection
+from gandl._storage import read_safetensors, write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +107,80 @@ def test_what_is_no_model(fitted, path, tmp_path, monkeypatch):
     other.write_bytes(save({"x": np.zeros(2)}))
     with pytest.raises(ValueError, match="not written by gandl"):
         GANDLFeaturizer.load(other)
-    header = json.dumps({"format": 99, "version": "9.0"})
-    other.write_bytes(save(load(data), metadata={"gandl": header}))
-    with pytest.raises(ValueError, match=r"format 99, of gandl 9\.0; gandl .* reads 2"):
+    write_safetensors(other, load(data), {"format": 99, "version": "9.0"})
+    with pytest.raises(ValueError, match=r"format 99, of gandl 9\.0; gandl .* reads 3"):
         GANDLFeaturizer.load(other)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(ImportError, match=r"gandl\[hub\]"):
         GANDLFeaturizer.load(path)
+
+
+def test_every_flipped_byte_and_every_cut_is_noticed(fitted, tmp_path):
+    fitted.save(tmp_path / "model.safetensors")
+    data = (tmp_path / "model.safetensors").read_bytes()
+    rng, broken = np.random.default_rng(0), tmp_path / "broken.safetensors"
+    # Half of the places in the header, which is the smaller part.
+    header = 8 + int.from_bytes(data[:8], "little")
+    places = np.concatenate([rng.integers(0, k, 350) for k in (header, len(data))])
+    for place in places:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << rng.integers(8)
+        broken.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"broken\.safetensors' (is|was|has)"):
+            GANDLFeaturizer.load(broken)
+    for length in rng.integers(0, len(data), 300):
+        broken.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"broken\.safetensors' (is|was|has)"):
+            GANDLFeaturizer.load(broken)
+
+
+def test_weights_of_another_shape_or_name_are_refused(path, tmp_path):
+    arrays, header = read_safetensors(path)
+    name = "weights.discriminator.dense.weight"
+    other = tmp_path / "other"
+    write_safetensors(other, arrays | {name: arrays[name][:-1]}, header)
+    with pytest.raises(ValueError, match=r"discriminator\.dense\.weight' of shape \(7"):
+        GANDLFeaturizer.load(other)
+    write_safetensors(other, arrays | {"weights.more": np.zeros(1)}, header)
+    with pytest.raises(ValueError, match=r"'more' of shape \(1,\).* have None"):
+        GANDLFeaturizer.load(other)
+
+
+def test_loading_sets_no_other_attribute(path, tmp_path):
+    arrays, header = read_safetensors(path)
+    header["attributes"]["transform"] = "mine"
+    write_safetensors(tmp_path / "other", arrays, header)
+    assert callable(GANDLFeaturizer.load(tmp_path / "other").transform)
+
+
+STORED = Path(__file__).with_name("models")
+
+
+@pytest.mark.parametrize("stored", sorted(STORED.glob("*.safetensors")), ids=str)
+def test_models_of_earlier_versions_stay_loadable(stored):
+    """One a released version, and of this one: ``python tests/test_storage.py``."""
+    expected = np.load(stored.with_suffix(".npy"))
+    embedded = GANDLFeaturizer.load(stored).transform(_some_images())
+    np.testing.assert_allclose(embedded, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_there_is_a_stored_model():
+    assert list(STORED.glob("*.safetensors"))
+
+
+def _some_images():
+    return np.random.default_rng(7).integers(0, 4096, (3, 2, 32, 32), dtype="uint16")
+
+
+if __name__ == "__main__":
+    made = GANDLFeaturizer(
+        max_kimg=0.08,
+        batch_size=8,
+        channel_max=8,
+        latent_dim=8,
+        precision="float32",
+        random_state=0,
+    ).fit(np.concatenate([_some_images()] * 4))
+    model = STORED / f"{gandl.__version__}.safetensors"
+    made.save(model, overwrite=True)
+    np.save(model.with_suffix(".npy"), made.transform(_some_images()))
