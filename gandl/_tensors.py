@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# OpenMP's threads do not live on in a forked process, which would wait for them for
+# ever: it computes in one.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def to_arrays(tree: Any) -> Any:
