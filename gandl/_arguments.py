@@ -119,6 +119,13 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="channels to use, in order (all); of a folder also renamed: 1=DNA 2=actin",
     )
+    group.add_argument(
+        "--on-error",
+        choices=["raise", "skip"],
+        default="raise",
+        help="images that cannot be read: stop, or read all first and leave such ones "
+        "out, listed in the record and the report (raise)",
+    )
     _add_select(group)
 
 

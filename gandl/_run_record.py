@@ -49,6 +49,8 @@ def make_record(
     if images is not None:
         # Of names, sizes and times of the files, which is what notices a changed one.
         record["data"] = {"images": len(images), "fingerprint": joblib.hash(images)}
+        skipped = images.skipped.astype(object)
+        record["data"]["skipped"] = skipped.to_dict("records")
     if model is not None:
         record["model"] = {
             "parameters": model.get_params(),

@@ -249,12 +249,21 @@ def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
             raise ValueError("--channels renames those of a folder only.")
     elif options.pattern:
         images = ImageCollection.from_folder(
-            source, options.pattern, channels=_channel_names(options)
+            source,
+            options.pattern,
+            channels=_channel_names(options),
+            on_error=options.on_error,
         )
     else:
         raise ValueError(
             f"{str(source)!r} is a folder: say how its files are named, as in "
             '--pattern "{plate}/{well}_s{site}_w{channel}.tif".'
+        )
+    if len(skipped := images.skipped):
+        first = skipped.iloc[0]
+        _tell(
+            f"{len(skipped)} images are left out; the first: {first['path']!r}: "
+            f"{first['reason']}"
         )
     if options.channels:
         names = _channel_names(options)
@@ -299,14 +308,18 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
     root = options.root or source.parent
     files = [name for name in map(str, table) if name.startswith("FileName_")]
     if not files:
-        return ImageCollection.from_table(table, path=options.path, root=root)
+        return ImageCollection.from_table(
+            table, path=options.path, root=root, on_error=options.on_error
+        )
     # CellProfiler's load_data.csv: a file and its folder for each channel.
     channels = {name.removeprefix("FileName_"): name for name in files}
     for channel, name in channels.items():
         folder = f"PathName_{channel}"
         if folder in table:
             table[name] = table.pop(folder) + "/" + table[name]
-    return ImageCollection.from_table(table, path=channels, root=root)
+    return ImageCollection.from_table(
+        table, path=channels, root=root, on_error=options.on_error
+    )
 
 
 def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | None:

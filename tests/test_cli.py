@@ -114,6 +114,29 @@ def test_an_interrupted_fit_continues(folder, tmp_path, monkeypatch, capsys):
     assert model.n_iter_ > 4
 
 
+def test_images_that_cannot_be_read_are_left_out_and_listed(folder, tmp_path, capsys):
+    broken = tmp_path / "<script>" / "plates"
+    shutil.copytree(folder, broken)
+    path = next((broken / "images").rglob("*_s2_w3.tif"))
+    path.write_bytes(path.read_bytes()[:500])
+    plate_map = ["--plate-map", broken / "metadata.csv", *CONTROLS, "--minutes", 0.005]
+    command = ["screen", *images_of(broken), *plate_map, "--out", tmp_path / "out"]
+    assert run(*command) == 1
+    assert str(path) in capsys.readouterr().err
+    assert run(*command, "--on-error", "skip", "--overwrite") == 0
+    assert "1 images are left out; the first" in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    (skipped,) = record["data"]["skipped"]
+    assert skipped["path"] == str(path)
+    assert "truncated" in skipped["reason"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Images left out" in page
+    assert "/&lt;script&gt;/plates/images" in page
+    profiles = read_profiles(tmp_path / "out" / "images.parquet")
+    n_images = len(list((folder / "images").rglob("*_w3.tif")))
+    assert len(profiles) == n_images - 1
+
+
 def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys):
     out = tmp_path / "results"
     given = ["--plate-map", folder / "metadata.csv", *CONTROLS]

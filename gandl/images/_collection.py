@@ -18,10 +18,11 @@ from gandl.images._intensity import (
     range_of_rows,
     spaced,
 )
-from gandl.images._layouts import FileTable, list_folder, list_table
+from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
 from gandl.images._readers import BYTE_LIMIT
 from gandl.images._sources import FileSource, Source, array_source
-from gandl.images._view import ImageView
+from gandl.images._unreadable import split_unreadable
+from gandl.images._view import ImageView, pair, tile_offsets
 
 
 class ImageCollection(ImageView):
@@ -52,6 +53,9 @@ class ImageCollection(ImageView):
         The size in bytes of the array of all images.
     byte_limit : int
         The size in bytes above which the collection refuses to become an array.
+    skipped : pandas.DataFrame
+        The images that ``on_error="skip"`` left out: their metadata, the "path" of the
+        file at fault and the "reason". A copy; views have that of the whole.
     intensity_range : ndarray of shape (n, C, 2) or None
         The ranges given by :meth:`with_intensity_range`.
 
@@ -138,6 +142,7 @@ class ImageCollection(ImageView):
         root: str | os.PathLike[str] | None = None,
         channels: Sequence[str] | None = None,
         byte_limit: int = BYTE_LIMIT,
+        on_error: str = "raise",
     ) -> ImageCollection:
         """Make a collection of the files named in a table.
 
@@ -157,6 +162,11 @@ class ImageCollection(ImageView):
         byte_limit : int, default=4 GiB
             The size above which the collection refuses to become one array, and a
             file to be read.
+        on_error : {"raise", "skip"}, default="raise"
+            What becomes of an image that cannot be used: its file is missing, broken,
+            of another shape or type than most, or holds NaN. "raise": an error when it
+            is needed. "skip": all files are read now, and such images left out and
+            listed in :attr:`skipped`.
 
         Returns
         -------
@@ -189,7 +199,7 @@ class ImageCollection(ImageView):
         ['dose']
         """
         files = list_table(table, path, root, channels)
-        return cls._from_files(files, byte_limit)
+        return cls._from_files(files, byte_limit, on_error)
 
     @classmethod
     def from_folder(
@@ -199,6 +209,7 @@ class ImageCollection(ImageView):
         *,
         channels: Sequence[str] | Mapping[str, str] | None = None,
         byte_limit: int = BYTE_LIMIT,
+        on_error: str = "raise",
     ) -> ImageCollection:
         """Make a collection of the files in a folder whose names fit a pattern.
 
@@ -220,6 +231,11 @@ class ImageCollection(ImageView):
         byte_limit : int, default=4 GiB
             The size above which the collection refuses to become one array, and a
             file to be read.
+        on_error : {"raise", "skip"}, default="raise"
+            What becomes of an image that cannot be used: its file is missing, broken,
+            of another shape or type than most, or holds NaN. "raise": an error when it
+            is needed. "skip": all files are read now, and such images left out and
+            listed in :attr:`skipped`.
 
         Returns
         -------
@@ -253,13 +269,22 @@ class ImageCollection(ImageView):
         0    p1  A01
         1    p1  A02
         """
-        files = list_folder(root, pattern, channels)
-        return cls._from_files(files, byte_limit)
+        files = list_folder(root, pattern, channels, lenient=on_error == "skip")
+        return cls._from_files(files, byte_limit, on_error)
 
     @classmethod
-    def _from_files(cls, files: FileTable, byte_limit: int) -> ImageCollection:
+    def _from_files(
+        cls, files: FileTable, byte_limit: int, on_error: str
+    ) -> ImageCollection:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error is "raise" or "skip", got {on_error!r}.')
+        skipped = None
+        if on_error == "skip":
+            files, skipped = split_unreadable(files, byte_limit)
         source = FileSource.from_paths(files.paths, byte_limit)
-        return cls._from_source(source, files.channels, files.metadata, byte_limit)
+        return cls._from_source(
+            source, files.channels, files.metadata, byte_limit, skipped
+        )
 
     @classmethod
     def _from_source(
@@ -268,13 +293,14 @@ class ImageCollection(ImageView):
         channels: Sequence[str] | None,
         metadata: pd.DataFrame,
         byte_limit: int,
+        skipped: pd.DataFrame | None = None,
     ) -> ImageCollection:
         n, n_channels, height, width = source.shape
         if len(metadata) != n:
             raise ValueError(f"The metadata has {len(metadata)} rows for {n} images.")
         return cls._new(
             _byte_limit=operator.index(byte_limit),
-            _channels=_channel_names(channels, n_channels),
+            _channels=channel_names(channels, n_channels),
             _group_of=None,
             _group_ranges=None,
             _metadata=metadata.reset_index(drop=True),
@@ -282,6 +308,7 @@ class ImageCollection(ImageView):
             _picks=list(range(n_channels)),
             _rows=np.arange(n),
             _size=(height, width),
+            _skipped=pd.DataFrame() if skipped is None else skipped,
             _source=source,
         )
 
@@ -346,9 +373,9 @@ class ImageCollection(ImageView):
         >>> X.metadata["tile_x"].unique()
         array([0, 3, 6])
         """
-        sizes, strides = _pair(size), _pair(size if stride is None else stride)
+        sizes, strides = pair(size), pair(size if stride is None else stride)
         y, x = (
-            _tile_offsets(*lengths)
+            tile_offsets(*lengths)
             for lengths in zip(self._size, sizes, strides, strict=True)
         )
         grid = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -399,7 +426,7 @@ class ImageCollection(ImageView):
         places = [self._channels.index(name) for name in names]
         ranges = self._group_ranges
         return self._replace(
-            _channels=_channel_names(names, len(names)),
+            _channels=channel_names(names, len(names)),
             _picks=[self._picks[place] for place in places],
             _group_ranges=None if ranges is None else ranges[:, places],
         )
@@ -471,29 +498,3 @@ class ImageCollection(ImageView):
             )
         groups = self._metadata.groupby(columns, dropna=False, observed=True)
         return groups.ngroup().to_numpy(dtype=np.intp)
-
-
-def _channel_names(channels: Sequence[str] | None, n: int) -> tuple[str, ...]:
-    if channels is None:
-        return tuple(f"channel_{k}" for k in range(n))
-    names = (channels,) if isinstance(channels, str) else tuple(channels)
-    if len(names) != n or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"`channels` must be {n} strings, got {names}.")
-    if len(set(names)) < n:
-        raise ValueError(f"Channels must have different names, got {names}.")
-    return names
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = value if isinstance(value, tuple) else (value, value)
-    return operator.index(height), operator.index(width)
-
-
-def _tile_offsets(length: int, size: int, stride: int) -> np.ndarray:
-    if not 1 <= size <= length or not 1 <= stride <= size:
-        raise ValueError(
-            "Tiles need 1 <= stride <= size <= image, in pixels, got "
-            f"{stride=}, {size=} and an image of {length}."
-        )
-    n_steps = -(-(length - size) // stride)
-    return np.arange(n_steps + 1) * (length - size) // max(n_steps, 1)

@@ -77,12 +77,14 @@ def list_folder(
     root: str | os.PathLike[str],
     pattern: str,
     channels: Sequence[str] | Mapping[str, str] | None,
+    *,
+    lenient: bool = False,
 ) -> FileTable:
     root = os.path.abspath(os.fsdecode(root))
     fields = _field_names(pattern)
     found = _matching_files(root, pattern)
     if "channel" in fields:
-        return _group_channels(root, pattern, fields, found, channels)
+        return _group_channels(root, pattern, fields, found, channels, lenient)
     if isinstance(channels, Mapping):
         raise ValueError(
             f"A mapping of channels needs the field {{channel}} in the pattern, got "
@@ -186,6 +188,7 @@ def _group_channels(
     fields: list[str],
     found: list[dict[str, str]],
     channels: Sequence[str] | Mapping[str, str] | None,
+    lenient: bool,
 ) -> FileTable:
     rest = [f for f in fields if f != "channel"]
     images: dict[tuple[str, ...], set[str]] = {}
@@ -202,7 +205,7 @@ def _group_channels(
     rows = [dict(zip(rest, image, strict=True)) for image in keys]
     for row, image in zip(rows, keys, strict=True):
         for label in labels:
-            if label not in images[image]:
+            if label not in images[image] and not lenient:
                 path = _path(root, pattern, {**row, "channel": label})
                 raise FileNotFoundError(
                     f"Image {row} has no file of channel {label!r}: {path!r} is "
@@ -214,3 +217,14 @@ def _group_channels(
         for row in rows
     ]
     return FileTable(np.array(paths, dtype=object), tuple(names), _columns(rows, rest))
+
+
+def channel_names(channels: Sequence[str] | None, n: int) -> tuple[str, ...]:
+    if channels is None:
+        return tuple(f"channel_{k}" for k in range(n))
+    names = (channels,) if isinstance(channels, str) else tuple(channels)
+    if len(names) != n or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`channels` must be {n} strings, got {names}.")
+    if len(set(names)) < n:
+        raise ValueError(f"Channels must have different names, got {names}.")
+    return names

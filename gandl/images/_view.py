@@ -24,6 +24,7 @@ _SLOTS = (
     "_picks",
     "_rows",
     "_size",
+    "_skipped",
     "_source",
 )
 
@@ -40,6 +41,7 @@ class ImageView:
     _picks: list[int]  # places of the channels in the source
     _rows: np.ndarray  # (n,) places of the images in the source
     _size: tuple[int, int]
+    _skipped: pd.DataFrame  # images that were left out, and why
     _source: Source
 
     def __init__(self) -> None:
@@ -82,6 +84,7 @@ class ImageView:
         state = {name: getattr(self, name) for name in _SLOTS}
         state["_source"], state["_rows"] = self._source.restrict(self._rows)
         state["_metadata"] = pack_table(self._metadata)
+        state["_skipped"] = pack_table(self._skipped)
         if self._group_of is not None and self._group_ranges is not None:
             used, group_of = np.unique(self._group_of, return_inverse=True)
             state["_group_ranges"] = self._group_ranges[used]
@@ -109,6 +112,10 @@ class ImageView:
     @property
     def metadata(self) -> pd.DataFrame:
         return self._metadata.copy()
+
+    @property
+    def skipped(self) -> pd.DataFrame:
+        return self._skipped.copy()
 
     @property
     def nbytes(self) -> int:
@@ -235,7 +242,10 @@ class ImageView:
 
 def _from_state(cls: type[ImageView], state: dict[str, Any]) -> ImageView:
     rows, metadata = state["_rows"].astype(np.intp), unpack_table(state["_metadata"])
-    return cls._new(**state | {"_rows": rows, "_metadata": metadata})
+    skipped = unpack_table(state["_skipped"])
+    return cls._new(
+        **state | {"_rows": rows, "_metadata": metadata, "_skipped": skipped}
+    )
 
 
 # 32 bits where they suffice, in an array of its own whose strides are its own.
@@ -266,3 +276,18 @@ def _positions(key: Any, n: int) -> int | np.ndarray:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = value if isinstance(value, tuple) else (value, value)
+    return operator.index(height), operator.index(width)
+
+
+def tile_offsets(length: int, size: int, stride: int) -> np.ndarray:
+    if not 1 <= size <= length or not 1 <= stride <= size:
+        raise ValueError(
+            "Tiles need 1 <= stride <= size <= image, in pixels, got "
+            f"{stride=}, {size=} and an image of {length}."
+        )
+    n_steps = -(-(length - size) // stride)
+    return np.arange(n_steps + 1) * (length - size) // max(n_steps, 1)

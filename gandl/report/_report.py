@@ -159,6 +159,7 @@ def write_report(
         alpha=f"{scorer.alpha:g}",
         typical=page.typical_off(),
         quality=page.quality(),
+        skipped=page.skipped(),
         compounds=page.compounds(n_hits),
         scatter=page.scatter(),
         plates=page.plates(),
@@ -257,6 +258,21 @@ class _Page:
         return (
             f'<table id="controls"><thead><tr><th>plate</th>{head}<th>separate</th>'
             f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        )
+
+    def skipped(self) -> str:
+        """Images that could not be used, and why."""
+        if self.images is None or not len(table := self.images.skipped):
+            return ""
+        head = "".join(f"<th>{escape(str(name))}</th>" for name in table)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row) + "</tr>"
+            for row in table.itertuples(index=False)
+        )
+        return (
+            f"<h2>Images left out</h2><p>{len(table)} images could not be used, and "
+            f'are in no mean.</p><div class="wide"><table><thead><tr>{head}</tr>'
+            f"</thead><tbody>{rows}</tbody></table></div>"
         )
 
     def typical_off(self) -> str:
