@@ -14,6 +14,7 @@ BYTE_LIMIT = 4 * 2**30
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_REMEDY = "Restore or convert the file, or leave it out of the collection."
 _INSTALL = 'pip install "gandl[io]"'
 
 
@@ -43,8 +44,8 @@ def read_image(
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If there is no such file, or it may not be read.
     ValueError
         If the file is truncated or otherwise unreadable, has more than three
         axes longer than one, is not numeric, or exceeds ``byte_limit``. The
@@ -70,10 +71,14 @@ def read_image(
     try:
         with open(path, "rb") as file:
             head = file.read(26)
-    except FileNotFoundError as exc:
-        raise FileNotFoundError(missing_file_message(path)) from exc
+    except OSError as exc:
+        raise named(exc, path) from exc
     is_tiff = head[:4] in _TIFF_MAGIC or path.lower().endswith((".tif", ".tiff"))
     try:
+        if not head:
+            raise ValueError("it is empty")
+        if is_tiff and head[:4] not in _TIFF_MAGIC:
+            raise ValueError(f"it is no TIFF file, and begins with {head[:8]!r}")
         if is_tiff:
             image = _read_tiff(path, byte_limit)
         elif head[:8] == _PNG_MAGIC and head[24:25] == b"\x10" and head[25:26] != b"\0":
@@ -88,16 +93,19 @@ def read_image(
         if "imagecodecs" in str(exc):
             remedy = f"Install the codecs: {_INSTALL}."
         else:
-            remedy = "Restore or convert the file, or leave it out of the collection."
+            remedy = _REMEDY
         reason = str(exc).rstrip(".") or type(exc).__name__
         raise ValueError(f"Cannot read {path!r}: {reason}. {remedy}") from exc
 
 
-def missing_file_message(path: str) -> str:
-    return (
-        f"No such image file: {path!r}. Restore the file, mend its path (relative "
-        "paths are joined to `root`), or leave its row out of the collection."
-    )
+def named(error: OSError, path: str) -> OSError:
+    """The same error, with the file and what to do in its message."""
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(
+            f"No such image file: {path!r}. Restore the file, mend its path (relative "
+            "paths are joined to `root`), or leave its row out of the collection."
+        )
+    return type(error)(f"Cannot read {path!r}: {error.strerror}. {_REMEDY}")
 
 
 def _check_promise(n_bytes: int, byte_limit: int) -> None:

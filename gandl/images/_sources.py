@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gandl.images._readers import missing_file_message, read_image
+from gandl.images._readers import named, read_image
 from gandl.images._state import pack_names, unpack_names
 
 Reader = Callable[[int], np.ndarray]
@@ -239,8 +239,8 @@ def _common_folder(paths: list[str]) -> str:
 def stamp(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
-    except FileNotFoundError as exc:
-        raise FileNotFoundError(missing_file_message(path)) from exc
+    except OSError as exc:
+        raise named(exc, path) from exc
     return status.st_size, status.st_mtime_ns
 
 
