@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 # Collections up to this size are read once and kept while training.
 _CACHE_BYTES = 2**30
+_READ_BYTES = 2**25
 _ORDER, _CROPS = 0, 1  # streams of random numbers of one seed
 
 
@@ -123,12 +124,17 @@ def training_batches(
 
     def load(item: tuple[int, np.ndarray]) -> np.ndarray:
         step, rows = item
-        batch = images.load_batch(rows)
-        ranges = _ranges(batch, rows, intensity_range)
         rng = np.random.default_rng([*seed, _CROPS, step])
-        crops = random_crops(batch, size, rng)
-        return pad_to(scale_intensity(crops, ranges, rows=rows), size)
+        parts = []
+        # Of large images, which are read whole, a few at a time.
+        for some in np.split(rows, range(n_read, len(rows), n_read)):
+            batch = images.load_batch(some)
+            ranges = _ranges(batch, some, intensity_range)
+            crops = random_crops(batch, size, rng)
+            parts.append(scale_intensity(crops, ranges, rows=some))
+        return pad_to(np.concatenate(parts), size)
 
+    n_read = max(1, _READ_BYTES // max(1, images.nbytes // len(images)))
     order = shuffled_rows(len(images), batch_size, seed, first)
     return read_ahead(load, enumerate(order, first))
 

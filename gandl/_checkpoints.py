@@ -41,6 +41,8 @@ class Checkpoints:
         self.folder = folder
         self.identity = json.loads(json.dumps(identity, default=str))
         folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob(f".*{_SUFFIX}"):  # of a process that was killed
+            unfinished.unlink()
         self.saved = time.monotonic()
 
     def is_due(self) -> bool:

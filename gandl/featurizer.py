@@ -20,7 +20,7 @@ from sklearn.base import (
 from sklearn.utils import check_consistent_length, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
-from gandl._batches import load_scaled, pad_to, training_batches
+from gandl._batches import training_batches
 from gandl._diagnostics import frechet_distance, mean_average_precision
 from gandl._embedding import BATCH, draw, embed, take, tiles_at_once
 from gandl._fitting import Position, train
@@ -663,7 +663,8 @@ class GANDLFeaturizer(
         if watched and self.config_.adversarial_batch and len(images) >= 8 * N_WATCHED:
             order = np.random.default_rng([position.seed, 2]).permutation(len(images))
             groups = (order[N_WATCHED : 2 * N_WATCHED], order[:N_WATCHED])
-            monitor = Monitor(trainer, *(self._crops(images, k) for k in groups))
+            crops = (self._crops(images[k], position.seed) for k in groups)
+            monitor = Monitor(trainer, *crops)
             images = images[np.sort(order[N_WATCHED:])]
         batch_size = min(self._resolve("batch_size"), len(images))
         batches = training_batches(
@@ -696,12 +697,17 @@ class GANDLFeaturizer(
         if monitor:
             monitor.warn()
 
-    def _crops(self, images: ImageCollection, rows: np.ndarray) -> torch.Tensor:
-        """Scale the first tile of some images, and put it where networks are."""
-        scaled = load_scaled(images, rows, row_intensity(self, images))
-        size = self.config_.size
-        first = pad_to(scaled[:, :, :size, :size], size)
-        return torch.from_numpy(first).to(self._device())
+    def _crops(self, images: ImageCollection, seed: int) -> torch.Tensor:
+        """One crop of each image, where the networks are."""
+        batches = training_batches(
+            images,
+            row_intensity(self, images),
+            size=self.config_.size,
+            batch_size=len(images),
+            seed=[seed],
+        )
+        with closing(batches):
+            return torch.from_numpy(next(batches)).to(self._device())
 
     def _checkpoints(self, images: ImageCollection) -> Checkpoints | None:
         if self.checkpoint_dir is None:
