@@ -19,7 +19,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=5.0)
     arguments = parser.parse_args()
-    limit = 8 * 2**30
+    limit = 4 * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     warnings.simplefilter("ignore")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -101,7 +100,7 @@ def fuzz(
     # Finds are kept, not raised, so that there are several.
     @settings(
         max_examples=200,
-        deadline=timedelta(seconds=10),
+        deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
@@ -115,13 +114,20 @@ def fuzz(
         data = data[:cut] + more if cut % 4 == 0 else data
         path.write_bytes(data)
         n_read += 1
+        start, text = time.monotonic(), ""
         try:
             read(path)
         except (ValueError, OSError) as error:
-            if read is read_image and path.name not in str(error):
-                found.setdefault(f"does not name the file: {error}"[:200], bytes(data))
+            if isinstance(error.__cause__, MemoryError):
+                text = f"memory: {error}"
+            elif read is read_image and path.name not in str(error):
+                text = f"does not name the file: {error}"
         except Exception as error:
-            found.setdefault(f"{type(error).__name__}: {error}"[:200], bytes(data))
+            text = f"{type(error).__name__}: {error}"
+        if time.monotonic() - start > 10:
+            text = f"{time.monotonic() - start:.0f} s"
+        if text:
+            found.setdefault(text[:200], bytes(data))
 
     while time.monotonic() < end:
         run()

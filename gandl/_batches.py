@@ -113,21 +113,25 @@ def training_batches(
     batch_size: int,
     seed: Sequence[int],
     first: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Generator[np.ndarray]:
     """Endless shuffled batches (batch_size, C, size, size), float32, in [-1, 1].
 
     A batch, its crops too, depends on its number alone, so that training continues
-    at any; ``first`` is where to begin.
+    at any; ``first`` is where to begin. ``rows`` are those to draw from, all if None.
     """
     if images.nbytes <= _CACHE_BYTES and isinstance(images._source, FileSource):
         images = ImageCollection.from_array(np.asarray(images))
 
+    among = np.arange(len(images)) if rows is None else rows
+
     def load(item: tuple[int, np.ndarray]) -> np.ndarray:
-        step, rows = item
+        step, places = item
+        chosen = among[places]
         rng = np.random.default_rng([*seed, _CROPS, step])
         parts = []
         # Of large images, which are read whole, a few at a time.
-        for some in np.split(rows, range(n_read, len(rows), n_read)):
+        for some in np.split(chosen, range(n_read, len(chosen), n_read)):
             batch = images.load_batch(some)
             ranges = _ranges(batch, some, intensity_range)
             crops = random_crops(batch, size, rng)
@@ -135,7 +139,7 @@ def training_batches(
         return pad_to(np.concatenate(parts), size)
 
     n_read = max(1, _READ_BYTES // max(1, images.nbytes // len(images)))
-    order = shuffled_rows(len(images), batch_size, seed, first)
+    order = shuffled_rows(len(among), batch_size, seed, first)
     return read_ahead(load, enumerate(order, first))
 
 

@@ -15,13 +15,14 @@ import gandl
 from gandl._storage import read_safetensors, require_safetensors, write_safetensors
 from gandl._tensors import to_arrays, to_tensors
 from gandl.images import ImageCollection
+from gandl.images._sources import FileSource
 
 _KIND = "checkpoint"
 _FORMAT = 1
 _PREFIX, _SUFFIX = "step-", ".safetensors"
 _KEPT = 2
 _SECONDS = 300.0  # between two checkpoints
-_N_DIGESTED = 16  # images that stand for all
+_N_DIGESTED = 16  # images of those on disk that stand for all
 
 
 class Checkpoints:
@@ -39,9 +40,10 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         require_safetensors()  # told now, not after hours
         self.folder = folder
-        self.identity = json.loads(json.dumps(identity, default=str))
+        self.identity = json.loads(json.dumps(identity, default=_plain))
         folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in folder.glob(f".*{_SUFFIX}"):  # of a process that was killed
+        # Of a process that was killed while it wrote.
+        for unfinished in folder.glob(f".{_PREFIX}*{_SUFFIX}"):
             unfinished.unlink()
         self.saved = time.monotonic()
 
@@ -67,8 +69,6 @@ class Checkpoints:
         path = self.folder / f"{_PREFIX}{step:09d}{_SUFFIX}"
         try:
             write_safetensors(path, arrays, header)
-            for old in self._paths()[:-_KEPT]:
-                old.unlink()
         except OSError as error:
             warnings.warn(
                 f"No checkpoint was written at step {step}: {error}. Training goes on; "
@@ -77,21 +77,40 @@ class Checkpoints:
                 RuntimeWarning,
                 stacklevel=2,
             )
+        for old in self._paths()[:-_KEPT]:
+            old.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
         """Return the state of the last checkpoint, tensors on the CPU, if there is one.
 
+        Where the last one is broken, it is told, and the one before serves.
+
         Raises
         ------
         ValueError
-            If it is of another training or version, or no checkpoint.
+            If it is of another training or version, or all are broken.
         """
-        paths = self._paths()
-        if not paths:
-            return None
-        arrays, header = read_safetensors(paths[-1])
-        self._check(header, paths[-1])
-        return to_tensors(_restored(header["state"], arrays))
+        broken = []
+        for path in reversed(self._paths()):
+            try:
+                arrays, header = read_safetensors(path)
+            except ValueError as error:
+                broken.append(str(error))
+                continue
+            self._check(header, path)
+            for text in broken:
+                warnings.warn(
+                    f"{text} The checkpoint before it serves.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            return to_tensors(_restored(header["state"], arrays))
+        if broken:
+            raise ValueError(
+                f"No checkpoint can be read: {' '.join(broken)} Remove them from "
+                f"{str(self.folder)!r} to begin anew."
+            )
+        return None
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(f"{_PREFIX}*{_SUFFIX}"))
@@ -121,21 +140,34 @@ class Checkpoints:
             )
 
 
-def data_identity(images: ImageCollection) -> dict[str, Any]:
-    """What tells a collection from others: its shape, and a digest of some images.
+def data_identity(
+    images: ImageCollection, intensity_range: np.ndarray | None
+) -> dict[str, Any]:
+    """What tells a collection from others: its shape, and digests.
 
-    Not their paths, which differ from one node of a cluster to the next.
+    Of images in memory, all pixels; of files, all sizes and the pixels of a few. Not
+    their paths, which differ from one node of a cluster to the next.
     """
-    digest = hashlib.sha256()
-    some = np.linspace(0, len(images) - 1, min(_N_DIGESTED, len(images)))
-    for row in np.unique(some.round().astype(int)):
-        digest.update(images.load_batch(np.array([row])).tobytes())
+    pixels, ranges, rows = hashlib.sha256(), hashlib.sha256(), np.arange(len(images))
+    if isinstance(images._source, FileSource):
+        pixels.update(images._source.sizes[images._rows].tobytes())
+    if isinstance(images._source, FileSource) or images.nbytes > images.byte_limit:
+        rows = np.unique(np.linspace(0, len(images) - 1, _N_DIGESTED).round())
+    for row in rows.astype(int):
+        pixels.update(images.load_batch([row]).tobytes())
+    if intensity_range is not None:
+        ranges.update(np.ascontiguousarray(intensity_range, np.float64).tobytes())
     return {
         "shape": list(images.shape),
         "dtype": str(images.dtype),
         "channels": list(images.channels),
-        f"digest of {len(np.unique(some.round()))} images": digest.hexdigest()[:16],
+        "digest of pixels": pixels.hexdigest()[:16],
+        "digest of intensity ranges": ranges.hexdigest()[:16],
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _described(tree: Any, arrays: dict[str, np.ndarray]) -> Any:

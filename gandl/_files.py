@@ -15,7 +15,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Whatever goes wrong, what stood at ``path`` before stays, and nothing is left over.
     """
-    part = path.with_name(f".{uuid.uuid4().hex}{''.join(path.suffixes)}")
+    suffix = "".join(path.suffixes)
+    name = path.name.removesuffix(suffix)
+    part = path.with_name(f".{name}.{uuid.uuid4().hex}{suffix}")
     try:
         yield part
         _flush(part, os.O_RDWR)

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Steps in which the learning rate rises: under contrast, the first are the roughest.
 WARM_UP = 30
+_REPEATED = 2  # dropped steps are more than chance
 _WATCHED = 16  # steps between two looks at what was dropped, which wait for the device
 
 
@@ -63,6 +64,7 @@ def train(
     progress: TrainingProgress,
     interrupt: Interrupt,
     position: Position,
+    guard: Guard,
     monitor: Monitor | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> None:
@@ -71,7 +73,6 @@ def train(
     ``schedule`` is that of `learning_rate_scale`; ``position`` says where to begin,
     and is kept up to date.
     """
-    guard = Guard(trainer)
     start = time.perf_counter() - 60 * position.minutes
     while position.steps < n_steps and position.fraction < 1:
         scale = learning_rate_scale(schedule, trainer.n_steps, position.fraction)
@@ -82,20 +83,28 @@ def train(
         position.fraction = min(
             1.0, max(position.steps / n_steps, position.minutes / max_minutes)
         )
-        stop = bool(interrupt)
-        if position.steps % _WATCHED == 0 or position.fraction >= 1:
-            guard.watch(recorder.tick)
+        stop, tick = bool(interrupt), recorder.tick
         if recorder.is_due(position.fraction):
-            if monitor and recorder.tick % EVERY == 0:
+            if monitor and recorder.tick // EVERY > tick // EVERY:
                 recorder.add(monitor.measure())
             losses = recorder.record(trainer.n_images)
+            if monitor and position.fraction >= 0.5:
+                monitor.warn(recorder.rows)
             stop |= progress.update(
                 position.fraction, trainer.n_images, losses, trainer.augment_p
             )
-        if checkpoints and (stop or position.fraction >= 1 or checkpoints.is_due()):
+        ended = position.fraction >= 1
+        if position.steps % _WATCHED == 0 and not ended:
+            guard.watch(recorder.tick)
+        if ended or stop:
+            guard.end()
+        # A checkpoint of what is not sound would be of no use.
+        is_due = checkpoints is not None and (ended or stop or checkpoints.is_due())
+        if checkpoints and is_due and trainer.is_finite():
             state = {
                 "trainer": trainer.state(),
                 "recorder": recorder.state(),
+                "guard": guard.state(),
                 "position": dataclasses.asdict(position),
             }
             checkpoints.save(trainer.n_steps, state)
@@ -115,36 +124,69 @@ class Guard:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.tick = trainer, 0
+        self.trainer, self.tick, self.n_seen = trainer, 0, 0
         self.good = to_arrays(trainer.state())
+
+    def state(self) -> dict[str, Any]:
+        """Return all that later looks depend on."""
+        return {"good": self.good, "tick": self.tick, "n_seen": self.n_seen}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.good = to_arrays(state["good"])
+        self.tick, self.n_seen = state["tick"], state["n_seen"]
 
     def watch(self, tick: int) -> None:
         """Look at the steps since the last time; remembers a good state a tick."""
         trainer = self.trainer
-        dropped = trainer.dropped()
-        if not dropped and tick != self.tick:
-            self.tick, self.good = tick, to_arrays(trainer.state())
-        if sum(dropped.values()) < 2:
+        n, _ = trainer.dropped()
+        finite = trainer.is_finite() if n or tick != self.tick else True
+        if n == self.n_seen and finite:
+            trainer.forget_dropped()
+            self.n_seen = 0
+            if tick != self.tick:
+                self.tick, self.good = tick, to_arrays(trainer.state())
             return
-        counts = ", ".join(f"{name}: {count}" for name, count in dropped.items())
-        seen = (
-            f"{trainer.n_images} images into training, loss or gradients were not "
-            f"finite in several steps in a short time ({counts})"
-        )
-        rates = {_RATES.get(name, "learning_rate") for name in dropped}
-        remedy = f"Lower {' and '.join(sorted(rates))}, or set precision='float32'."
+        self.n_seen = n
+        if finite and n < _REPEATED:
+            return
+        seen, remedy = self._words()
         if trainer.learning_rate_factor < 1:
             raise FloatingPointError(
-                f"Training has diverged: {seen}, at half the learning rate too. "
-                f"{remedy}"
+                f"Training has diverged: {seen}, at half the learning rate. {remedy}"
             )
+        self._take_back()
+        _warn(
+            f"{seen}: networks are as they were before, and go on at half the "
+            f"learning rate. {remedy}"
+        )
+
+    def end(self) -> None:
+        """Look at weights and steps when no other step follows."""
+        seen, remedy = self._words()
+        if not self.trainer.is_finite():
+            raise FloatingPointError(f"Training has diverged: {seen}. {remedy}")
+        if self.trainer.dropped()[0] >= _REPEATED:
+            _warn(f"{seen}: these steps, the last ones, were dropped. {remedy}")
+
+    def _words(self) -> tuple[str, str]:
+        n, names = self.trainer.dropped()
+        what = f"in {n} steps (of {', '.join(names)})" if n else "in the weights"
+        rates = {_RATES.get(name, "learning_rate") for name in names or ["generator"]}
+        return (
+            f"{self.trainer.n_images} images into training, numbers were not finite "
+            f"{what}",
+            f"Lower {' and '.join(sorted(rates))}, or set precision='float32'.",
+        )
+
+    def _take_back(self) -> None:
+        trainer = self.trainer
         n_steps, n_images = trainer.n_steps, trainer.n_images
         trainer.load_state(to_tensors(self.good))
         trainer.n_steps, trainer.n_images = n_steps, n_images
-        trainer.learning_rate_factor = 0.5
-        warnings.warn(
-            f"{seen}: networks are as they were before, and go on at half the learning "
-            f"rate. {remedy}",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
+        trainer.forget_dropped()
+        trainer.learning_rate_factor, self.n_seen = 0.5, 0
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ConvergenceWarning, stacklevel=4)

@@ -53,8 +53,8 @@ def deferred_interrupts() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         restore()
-    if interrupt.signal is not None:
-        if before[interrupt.signal] is signal.SIG_DFL:
-            # The process would end here: as an exception, what has begun is tidied up.
-            raise SystemExit(128 + interrupt.signal)
-        signal.raise_signal(interrupt.signal)
+        if interrupt.signal is not None:
+            if before[interrupt.signal] is signal.SIG_DFL:
+                # The process would end: as an exception, what has begun is tidied up.
+                raise SystemExit(128 + interrupt.signal)
+            signal.raise_signal(interrupt.signal)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -32,53 +34,69 @@ class Monitor:
     def __init__(self, trainer: Trainer, seen: Tensor, unseen: Tensor) -> None:
         self.trainer, self.seen, self.unseen = trainer, seen, unseen
         self.real_distance = _distance(unseen)
-        self.last: dict[str, float] = {}
+        self.told: set[str] = set()
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Return what is to be watched.
 
         "diversity": mean distance of two generated images, in units of that of two
-        real ones. "overfitting": where logits of unseen images lie between those of
-        images trained on, 0, and generated ones, 1 (r_v of Karras et al. 2020,
-        arXiv 2006.06676); not finite where the discriminator tells neither.
+        real ones. "sign": mean sign of the logits of images trained on. "overfitting":
+        where logits of unseen images lie between those of images trained on, 0, and
+        generated ones, 1; NaN where these do not differ (r_t and r_v of Karras et al.
+        2020, arXiv 2006.06676).
         """
         trainer, n = self.trainer, len(self.unseen)
         rng = torch.Generator(trainer.device).manual_seed(0)
         generated = trainer.average(n, rng).clamp(-1, 1)
-        seen, unseen, fake = (
-            trainer.discriminator(x).mean() for x in (self.seen, self.unseen, generated)
-        )
-        self.last = {
+        logits = [
+            trainer.discriminator(x).float().flatten()
+            for x in (self.seen, self.unseen, generated)
+        ]
+        seen, unseen, fake = (float(x.mean()) for x in logits)
+        error = float(((logits[0].var() + logits[2].var()) / n).sqrt())
+        told = seen - fake > 2 * error
+        return {
             "diversity": float(_distance(generated) / self.real_distance),
-            "overfitting": float((seen - unseen) / (seen - fake)),
+            "sign": float(logits[0].sign().mean()),
+            "overfitting": (seen - unseen) / (seen - fake) if told else math.nan,
         }
-        return self.last
 
-    def warn(self) -> None:
-        """Tell, in plain words, what is wrong at the end of training."""
-        last = self.last
-        if last and last["diversity"] < _COLLAPSED:
-            _warn(
+    def warn(self, measured: Mapping[str, Sequence[float]]) -> None:
+        """Tell, in plain words and once, what is wrong by the last measurements."""
+        diversity, overfitting = (
+            _recent(measured.get(name, ())) for name in ("diversity", "overfitting")
+        )
+        if diversity < _COLLAPSED:
+            self._tell(
+                "diversity",
                 f"Generated images hardly differ: their mean distance is "
-                f"{last['diversity']:.2f} of that of real ones, which is called mode "
-                "collapse. Do not take them for samples of the real ones. A lower "
-                "learning_rate or a higher r1_gamma may help."
+                f"{diversity:.2f} of that of real ones, which is called mode collapse. "
+                "Do not take them for samples of the real ones. A lower learning_rate "
+                "or a higher r1_gamma may help.",
             )
-        if last and last["overfitting"] > _OVERFITTED:
-            _warn(
+        if overfitting > _OVERFITTED:
+            self._tell(
+                "overfitting",
                 "The discriminator tells images that it was trained on from such as "
-                f"it was not, by {last['overfitting']:.0%} of what it tells real from "
+                f"it was not, by {overfitting:.0%} of what it tells real from "
                 "generated ones by: it knows them by heart. Train on more images or "
-                'for a shorter time, or with augment="adaptive".'
+                'for a shorter time, or with augment="adaptive".',
             )
+
+    def _tell(self, name: str, text: str) -> None:
+        if name not in self.told:
+            self.told.add(name)
+            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+
+
+def _recent(values: Sequence[float]) -> float:
+    """Mean of the last three that are finite; NaN of fewer."""
+    finite = [value for value in values if math.isfinite(value)][-3:]
+    return sum(finite) / 3 if len(finite) == 3 else math.nan
 
 
 def _distance(images: Tensor) -> Tensor:
     """Mean distance of two images, not of one to itself."""
     flat = images.float().flatten(1)
     return torch.pdist(flat).mean()
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, ConvergenceWarning, stacklevel=3)

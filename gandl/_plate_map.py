@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,14 +22,23 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
     try:
-        table = pd.read_csv(
-            path,
-            sep=separator,
-            dtype=str,
-            encoding="utf-8-sig",
-            keep_default_na=False,
-            na_values=[""],
-        )
+        with warnings.catch_warnings():
+            # Of fields that no heading is for.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                sep=separator,
+                dtype=str,
+                encoding="utf-8-sig",
+                keep_default_na=False,
+                na_values=[""],
+                index_col=False,
+            )
+    except pd.errors.ParserWarning:
+        raise ValueError(
+            f"{os.fspath(path)!r} is no table: a row has more fields than there are "
+            "headings. A comma inside a field takes quotation marks around the field."
+        ) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
         raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
     return with_usual_names(table)

@@ -103,6 +103,7 @@ class TrainingProgress:
         self.line = progress_line(verbose)
         self.start = time.perf_counter()
         self.n_before = getattr(estimator, "n_images_seen_", 0)
+        self.fraction_before = 0.0
         self.n_ticks = 0
 
     def update(
@@ -111,7 +112,7 @@ class TrainingProgress:
         """Tell that ``fraction`` is done; returns whether a callback asks to stop."""
         seconds = time.perf_counter() - self.start
         speed = (n_images - self.n_before) / max(seconds, 1e-9)
-        left = seconds * (1 - fraction) / fraction
+        left = seconds * (1 - fraction) / max(fraction - self.fraction_before, 1e-9)
         self.line(fraction, _text(n_images, speed, left, losses, augment_p))
         stop = False
         while self.n_ticks < int(fraction * N_TICKS):

@@ -50,6 +50,7 @@ def make_record(
         # Of names, sizes and times of the files, which is what notices a changed one.
         record["data"] = {"images": len(images), "fingerprint": joblib.hash(images)}
         skipped = images.skipped.astype(object)
+        skipped = skipped.where(skipped.notna(), None)  # JSON has no NaN
         record["data"]["skipped"] = skipped.to_dict("records")
     if model is not None:
         record["model"] = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import InvalidParameterError
 
 import gandl
 from gandl._files import whole_file
@@ -78,7 +79,20 @@ def read_model(cls: type, path: Path) -> Any:
             f"{str(path)!r} has format {header['format']}, of gandl "
             f"{header['version']}; gandl {gandl.__version__} reads {_FORMAT}."
         )
+    try:
+        return _restored(cls, arrays, header, path)
+    except (KeyError, TypeError, IndexError, InvalidParameterError) as error:
+        raise ValueError(
+            f"{str(path)!r} is no model that gandl {gandl.__version__} understands: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+
+def _restored(
+    cls: type, arrays: dict[str, np.ndarray], header: dict[str, Any], path: Path
+) -> Any:
     featurizer = cls(**_tuples(header["parameters"]))
+    featurizer._validate_params()
     featurizer.config_ = GANConfig(**header["config"])
     attributes = _tuples(header["attributes"])
     for name in _ATTRIBUTES & attributes.keys():
@@ -92,6 +106,18 @@ def read_model(cls: type, path: Path) -> Any:
     means = _under("whitening_mean.", arrays)
     matrices = _under("whitening_matrix.", arrays)
     featurizer.whitening_ = {name: (means[name], matrices[name]) for name in means}
+    shapes = {
+        f"whitening_matrix.{k}": (matrices[k].shape, 2 * means[k].shape) for k in means
+    }
+    if featurizer.intensity_range_ is not None:
+        found = featurizer.intensity_range_.shape
+        shapes["intensity_range"] = (found, (featurizer.n_channels_in_, 2))
+    for name, (seen, expected) in shapes.items():
+        if seen != expected:
+            raise ValueError(
+                f"{str(path)!r} has {name!r} of shape {seen}, not {expected}: it was "
+                "tampered with."
+            )
     return featurizer
 
 

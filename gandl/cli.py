@@ -74,11 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         _tell(f"gandl {options.command}: {error}")
         return 1
-    except KeyboardInterrupt:
-        checkpoint = getattr(options, "checkpoint", None)
-        remedy = f" The same command continues from {checkpoint}." if checkpoint else ""
+    except (KeyboardInterrupt, SystemExit) as interrupt:  # SystemExit: of SIGTERM
+        kept = getattr(options, "checkpoint", None)
+        kept = kept if kept and any(kept.glob("step-*")) else None
+        remedy = f" The same command continues from {kept}." if kept else ""
         _tell(f"gandl {options.command}: interrupted.{remedy}")
-        return 130
+        return 130 if isinstance(interrupt, KeyboardInterrupt) else 143
     return 0
 
 
@@ -117,6 +118,8 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _screen(options: argparse.Namespace) -> None:
+    if options.model and options.checkpoint:
+        raise ValueError("--model does not train: leave out --checkpoint.")
     images, known = _images(options)
     # What is wrong is to be told before hours of training.
     _check_wells(known, options)

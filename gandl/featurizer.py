@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from gandl._batches import training_batches
 from gandl._diagnostics import frechet_distance, mean_average_precision
 from gandl._embedding import BATCH, draw, embed, take, tiles_at_once
-from gandl._fitting import Position, train
+from gandl._fitting import Guard, Position, train
 from gandl._inputs import as_collection, learn_intensity, row_intensity
 from gandl._interrupts import deferred_interrupts
 from gandl._monitor import N_WATCHED, Monitor
@@ -122,7 +122,8 @@ class GANDLFeaturizer(
     checkpoint_dir : str or path, default=None
         A folder for checkpoints of this one training, written every five minutes, at
         the end and when interrupted; the last two are kept. ``fit`` with the same
-        parameters and images continues from it. Takes the extra "hub".
+        parameters and images continues from it. A folder serves one training: leave
+        it None in searches and cross-validation. Takes the extra "hub".
     batch_size : int, default=None
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
@@ -188,7 +189,8 @@ class GANDLFeaturizer(
         Means of the losses over about a hundredth of the training each, and
         "n_images", at which they end. With 256 images or more also, every tenth of it,
         "diversity", the mean distance of two generated images in units of that of two
-        real ones, and "overfitting": where, between images trained on, 0, and
+        real ones, "sign", the mean sign of the discriminator's logits of images trained
+        on (r_t in [5]_), and "overfitting": where, between images trained on, 0, and
         generated ones, 1, the discriminator sees 32 images that were kept from
         training for this (r_v in [5]_). Low diversity and high overfitting are warned
         of.
@@ -323,8 +325,15 @@ class GANDLFeaturizer(
         ValueError
             If X has no images, other than real finite numbers, or flat rows that
             ``image_shape`` does not fit.
+            If a checkpoint is of another training, images or version.
         FloatingPointError
-            If a loss is no longer finite.
+            If losses, gradients or weights are not finite, at half the learning rate
+            too; the first time is a ConvergenceWarning.
+
+        Notes
+        -----
+        Ctrl-C and SIGTERM act when the step that runs has ended, and what was fitted
+        so far is kept; a second one acts at once.
         """
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)
@@ -394,7 +403,6 @@ class GANDLFeaturizer(
         schedule = self._resolve("schedule").replace("cosine", "warm-up")
         with training_progress(self, None, verbose=self.verbose) as progress:
             self._train(trainer, images, seed, len(images), progress, schedule)
-        self.training_state_: dict[str, Any] = to_arrays(trainer.state())
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -653,27 +661,33 @@ class GANDLFeaturizer(
         checkpoints: Checkpoints | None = None,
     ) -> None:
         """Take the steps, and keep what was learned as fitted attributes."""
-        position, recorder = Position(seed), LossRecorder(self.loss_curve_)
+        start, position = trainer.n_steps, Position(seed)
+        recorder, guard = LossRecorder(self.loss_curve_), Guard(trainer)
         if checkpoints and (state := checkpoints.newest()):
             trainer.load_state(state["trainer"])
             recorder.load_state(state["recorder"])
+            guard.load_state(state["guard"])
             position = Position(**state["position"])
             progress.n_before = trainer.n_images
-        monitor = None
-        if watched and self.config_.adversarial_batch and len(images) >= 8 * N_WATCHED:
-            order = np.random.default_rng([position.seed, 2]).permutation(len(images))
-            groups = (order[N_WATCHED : 2 * N_WATCHED], order[:N_WATCHED])
-            crops = (self._crops(images[k], position.seed) for k in groups)
+            progress.fraction_before = position.fraction
+        monitor, rows = None, np.arange(len(images))
+        if watched and self.config_.adversarial_batch and len(rows) >= 8 * N_WATCHED:
+            order = np.random.default_rng([position.seed, 2]).permutation(rows)
+            unseen, rows = order[:N_WATCHED], np.sort(order[N_WATCHED:])
+            crops = (
+                self._crops(images, k, position.seed)
+                for k in (order[N_WATCHED : 2 * N_WATCHED], unseen)
+            )
             monitor = Monitor(trainer, *crops)
-            images = images[np.sort(order[N_WATCHED:])]
-        batch_size = min(self._resolve("batch_size"), len(images))
+        batch_size = min(self._resolve("batch_size"), len(rows))
         batches = training_batches(
             images,
             row_intensity(self, images),
             size=self.config_.size,
             batch_size=batch_size,
-            seed=[position.seed, trainer.n_steps - position.steps],
+            seed=[position.seed, start],
             first=position.steps,
+            rows=rows,
         )
         with deferred_interrupts() as interrupt, closing(batches):
             train(
@@ -686,6 +700,7 @@ class GANDLFeaturizer(
                 progress=progress,
                 interrupt=interrupt,
                 position=position,
+                guard=guard,
                 monitor=monitor,
                 checkpoints=checkpoints,
             )
@@ -694,17 +709,20 @@ class GANDLFeaturizer(
             self.augment_p_ = trainer.augment_p
             self.whitening_ = self._learn_whitening(trainer, images, position.seed)
             self.weights_ = to_arrays(trainer.weights())
-        if monitor:
-            monitor.warn()
+            if not watched:
+                self.training_state_ = to_arrays(trainer.state())
 
-    def _crops(self, images: ImageCollection, seed: int) -> torch.Tensor:
-        """One crop of each image, where the networks are."""
+    def _crops(
+        self, images: ImageCollection, rows: np.ndarray, seed: int
+    ) -> torch.Tensor:
+        """One crop of each of some images, where the networks are."""
         batches = training_batches(
             images,
             row_intensity(self, images),
             size=self.config_.size,
-            batch_size=len(images),
+            batch_size=len(rows),
             seed=[seed],
+            rows=rows,
         )
         with closing(batches):
             return torch.from_numpy(next(batches)).to(self._device())
@@ -721,7 +739,10 @@ class GANDLFeaturizer(
             parameters["random_state"] = None  # the checkpoint has the seed
         return Checkpoints(
             Path(self.checkpoint_dir),
-            {"parameters": parameters, "data": data_identity(images)},
+            {
+                "parameters": parameters,
+                "data": data_identity(images, row_intensity(self, images)),
+            },
         )
 
     def _learn_whitening(

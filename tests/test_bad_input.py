@@ -129,7 +129,7 @@ def test_a_file_without_permission(tmp_path):
     if before == 0:  # whom nothing is forbidden
         os.seteuid(65534)
     try:
-        with pytest.raises(PermissionError, match=r"tmp|bad\.tif"):
+        with pytest.raises(PermissionError, match=r"Cannot read '.*bad\.tif"):
             ImageCollection.from_table(pd.DataFrame({"path": [tmp_path / "bad.tif"]}))
     finally:
         os.seteuid(before)
@@ -166,7 +166,7 @@ ARRAYS = {
     "complex": (images().astype("complex64"), "real numbers"),
     "objects": (images().astype(object), "real numbers"),
     "a path": ("plates", "X is a path.*from_folder"),
-    "None": (None, "None|array"),
+    "None": (None, "array=None"),
 }
 
 
@@ -267,7 +267,10 @@ def changed(row, column, value):
 
 PLATE_MAPS = {
     "empty file": ("", "map.csv' is no table"),
-    "ragged rows": ("well,state\nA01,healthy,3,4,5\nA02,x\n", "well|no table"),
+    "ragged rows": ("well,state
+A01,healthy,3
+A02,x
+", "more fields than"),
     "Latin letters": ("well,état\nA01,µ\n".encode("latin-1"), "map.csv' is no table"),
     "UTF-16": (
         plate_map().to_csv(index=False).encode("utf-16"),
@@ -288,7 +291,7 @@ PLATE_MAPS = {
         plate_map().replace({"state": {"infected": "sick"}}).to_csv(index=False),
         "No well is a control 'infected'.*--positive",
     ),
-    "two negative controls": (changed(0, "state", ""), "healthy|three"),
+    "two negative controls": (changed(0, "state", ""), "three"),
     "no column of states": (
         plate_map().drop(columns="state").to_csv(index=False),
         "no column 'state'.*--control",

@@ -1,5 +1,6 @@
 """Interrupted trainings end with the weights of those that were not."""
 
+import math
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import gandl
 from gandl import GANDLFeaturizer, _checkpoints
@@ -179,8 +181,9 @@ def checkpoint(images, tmp_path, monkeypatch):
 def test_a_checkpoint_of_other_images_is_refused(images, checkpoint):
     with pytest.raises(ValueError, match=r"shape was \[20, 2, 32, 32\], is \[19, 2"):
         featurizer(checkpoint).fit(images[1:])
-    with pytest.raises(ValueError, match="digest of 16 images was"):
-        featurizer(checkpoint).fit(images[::-1])
+    for other in (images[::-1], np.where(np.arange(20) == 7, 0, images.T).T):
+        with pytest.raises(ValueError, match="digest of pixels was"):
+            featurizer(checkpoint).fit(other)
 
 
 def test_a_checkpoint_of_another_version_is_refused(images, checkpoint, monkeypatch):
@@ -200,16 +203,84 @@ def test_a_model_is_no_checkpoint_and_the_other_way_round(
         featurizer(checkpoint).fit(images)
 
 
-def test_a_broken_checkpoint_is_named(images, checkpoint):
+def test_a_broken_checkpoint_is_named_and_the_one_before_serves(
+    images, undisturbed, checkpoint
+):
     (path,) = checkpoint.iterdir()
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="step-000000002"):
+    last = path.with_name("step-000000003.safetensors")
+    last.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(RuntimeWarning, match="step-000000003.*before it serves"):
+        assert_same_fit(featurizer(checkpoint).fit(images), undisturbed)
+    for path in checkpoint.iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"step-000000020.*Remove them"):
         featurizer(checkpoint).fit(images)
 
 
-def test_what_training_does_not_depend_on_may_change(images, checkpoint):
+def test_other_files_in_the_folder_stay(images, checkpoint):
+    (checkpoint / ".mine.safetensors").write_text("mine")
+    (checkpoint / ".step-000000001.abc.safetensors").write_text("unfinished")
+    featurizer(checkpoint).fit(images)
+    assert {path.name for path in checkpoint.glob(".*")} == {".mine.safetensors"}
+
+
+def test_numbers_of_numpy_are_the_same_parameters(images, undisturbed, checkpoint):
+    same = featurizer(checkpoint, batch_size=np.int64(8), random_state=np.int64(0))
+    assert_same_fit(same.fit(images), undisturbed)
+
+
+def with_bad_steps(monkeypatch, steps):
+    right = gandl.gan.Trainer._contrastive_loss
+
+    def loss(trainer, real):
+        return right(trainer, real) * (math.nan if trainer.n_steps in steps else 1)
+
+    monkeypatch.setattr(gandl.gan.Trainer, "_contrastive_loss", loss)
+
+
+def test_a_training_that_was_taken_back_continues_as_well(
+    images, tmp_path, monkeypatch
+):
+    with_bad_steps(monkeypatch, {28, 29, 30})
+    with pytest.warns(ConvergenceWarning, match="half the learning rate"):
+        undisturbed = featurizer(None, max_kimg=0.4).fit(images)
+    with monkeypatch.context() as patch:
+        InterruptAfter(patch, 25, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            featurizer(tmp_path, max_kimg=0.4).fit(images)
+    with pytest.warns(ConvergenceWarning, match="half the learning rate"):
+        assert_same_fit(featurizer(tmp_path, max_kimg=0.4).fit(images), undisturbed)
+
+
+def test_weights_that_are_not_finite_reach_no_checkpoint(images, tmp_path, monkeypatch):
+    right = gandl.gan.Trainer.step
+
+    def step(trainer, *arguments):
+        losses = right(trainer, *arguments)
+        if trainer.n_steps == 10:
+            trainer.discriminator.conv.weight.data.fill_(math.inf)
+            signal.raise_signal(signal.SIGINT)
+        return losses
+
+    monkeypatch.setattr(gandl.gan.Trainer, "step", step)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        featurizer(tmp_path).fit(images)
+    assert isinstance(caught.value.__context__, FloatingPointError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_partial_fit_loses_nothing(images, monkeypatch):
+    learner = featurizer(None).partial_fit(images)
+    with monkeypatch.context() as patch:
+        InterruptAfter(patch, 2, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            learner.partial_fit(images)
+    assert learner.n_iter_ == learner.training_state_["n_steps"] == 5
+
+
+def test_what_training_does_not_depend_on_may_change(images, undisturbed, checkpoint):
     changed = featurizer(checkpoint, features=4, n_views=1, verbose=True, whiten=False)
-    assert changed.fit(images).n_iter_ == 20
+    np.testing.assert_equal(changed.fit(images).weights_, undisturbed.weights_)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(
@@ -236,7 +307,6 @@ from gandl import GANDLFeaturizer, _checkpoints
 from gandl._interrupts import deferred_interrupts
 _checkpoints._SECONDS = 0
 parameters, folder, images, out = eval(sys.argv[1]), *sys.argv[2:]
-print("begins", flush=True)
 fitted = GANDLFeaturizer(checkpoint_dir=folder, **parameters).fit(np.load(images))
 np.savez(out, **fitted.weights_)
 """
@@ -251,12 +321,14 @@ def test_killed_at_random_the_weights_are_those_of_an_undisturbed_run(
     command += [tmp_path / "images.npy", out]
     rng = random.Random(0)
     for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.2, 1.0))
+        before = [*folder.glob("step-*")]
+        process = subprocess.Popen(command)
+        while [*folder.glob("step-*")] == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.05))
+        assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        process.stdout.close()
     subprocess.run(command, check=True)
     with np.load(out) as weights:
         np.testing.assert_equal(dict(weights), undisturbed.weights_)

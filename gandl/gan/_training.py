@@ -235,7 +235,8 @@ class Trainer:
         self.learning_rate_factor = 1.0
         self._signs: list[Tensor] = []
         self._make_optimizers()
-        self._dropped = torch.zeros(len(self.optimizers), device=device)
+        self._broken = torch.zeros(len(self.optimizers), device=device)
+        self._n_broken = torch.zeros((), device=device)
 
     @property
     def _is_lazy_r1(self) -> bool:
@@ -284,11 +285,13 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * scale
         losses: dict[str, Tensor] = {}
+        before = self._broken.sum()
         real = dihedral(real, self.rng)
         if self.config.contrast_learning_rate:
             losses["contrast"] = self._update_by_contrast(real)
         if self.config.adversarial_batch:
             losses |= self._adversarial_step(real)
+        self._n_broken += self._broken.sum() > before
         self.n_steps += 1
         self.n_images += len(real)
         return losses
@@ -312,20 +315,37 @@ class Trainer:
         broken = (~(loss.detach() + length).isfinite()).float()
         optimizer.found_inf = broken  # type: ignore[attr-defined]
         optimizer.step()
-        self._dropped[[*self.optimizers].index(name)] += broken
+        self._broken[[*self.optimizers].index(name)] += broken
 
-    def dropped(self) -> dict[str, int]:
-        """Return how many steps were dropped since this was last asked.
+    def dropped(self) -> tuple[int, list[str]]:
+        """Tell what was dropped since `forget_dropped`.
 
         Returns
         -------
-        dict of str to int
-            Of each optimiser that dropped any, since its loss or gradients were not
-            finite.
+        int
+            In how many steps.
+        list of str
+            By which optimisers, since their loss or gradients were not finite.
         """
-        counts = dict(zip(self.optimizers, self._dropped.tolist(), strict=True))
-        self._dropped.zero_()
-        return {name: int(count) for name, count in counts.items() if count}
+        broken = zip(self.optimizers, self._broken.tolist(), strict=True)
+        return int(self._n_broken), [name for name, count in broken if count]
+
+    def forget_dropped(self) -> None:
+        """Count dropped steps anew."""
+        self._broken.zero_()
+        self._n_broken.zero_()
+
+    def is_finite(self) -> bool:
+        """Tell whether all weights are finite.
+
+        Returns
+        -------
+        bool
+            Whether they are.
+        """
+        networks = (self.generator, self.discriminator, self.contrast_head)
+        states = [w for n in (*networks, self.average) for w in n.state_dict().values()]
+        return bool(torch.stack([w.isfinite().all() for w in states]).all())
 
     def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
         n = min(self.config.adversarial_batch, len(real))
@@ -482,7 +502,8 @@ class Trainer:
             "n_images": self.n_images,
             "augment_p": self.augment_p,
             "learning_rate_factor": self.learning_rate_factor,
-            "dropped": self._dropped,
+            "broken": self._broken,
+            "n_broken": self._n_broken,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -505,7 +526,8 @@ class Trainer:
         self.n_steps, self.n_images = state["n_steps"], state["n_images"]
         self.augment_p = state["augment_p"]
         self.learning_rate_factor = state["learning_rate_factor"]
-        self._dropped = state["dropped"].to(self.device)
+        self._broken = state["broken"].to(self.device)
+        self._n_broken = state["n_broken"].to(self.device)
 
 
 def _adam(

@@ -15,7 +15,7 @@ BYTE_LIMIT = 4 * 2**30
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _REMEDY = "Restore or convert the file, or leave it out of the collection."
-_INSTALL = 'pip install "gandl[io]"'
+INSTALL = 'pip install "gandl[io]"'
 
 
 def read_image(
@@ -91,7 +91,7 @@ def read_image(
     # The libraries answer a damaged file with errors of any type.
     except Exception as exc:
         if "imagecodecs" in str(exc):
-            remedy = f"Install the codecs: {_INSTALL}."
+            remedy = f"Install the codecs: {INSTALL}."
         else:
             remedy = _REMEDY
         reason = str(exc).rstrip(".") or type(exc).__name__
@@ -188,7 +188,7 @@ def _read_pillow(path: str, byte_limit: int) -> tuple[np.ndarray, str]:
         from PIL import Image
     except ImportError as exc:
         raise ImportError(
-            f"Reading {path!r} needs Pillow. Install it: {_INSTALL}."
+            f"Reading {path!r} needs Pillow. Install it: {INSTALL}."
         ) from exc
 
     with Image.open(path) as picture:
@@ -213,7 +213,7 @@ def _read_deep_png(path: str, head: bytes, byte_limit: int) -> tuple[np.ndarray,
     except ImportError as exc:
         raise ImportError(
             f"Reading {path!r}, a colour PNG of 16 bits a channel, needs imagecodecs. "
-            f"Install it: {_INSTALL}."
+            f"Install it: {INSTALL}."
         ) from exc
 
     width, height = (int.from_bytes(head[k : k + 4], "big") for k in (16, 20))

@@ -9,9 +9,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from gandl.images._layouts import FileTable
-from gandl.images._readers import read_image
-
-_PATH, _REASON = "path", "reason"
+from gandl.images._readers import INSTALL, read_image
 
 
 def split_unreadable(
@@ -35,13 +33,14 @@ def split_unreadable(
         if kind is None:
             faults.append((path, reason))
         elif kind != usual:
-            reason = f"It holds {_text(kind)}, where most hold {_text(usual)}."
+            reason = f"It holds {_text(kind)}, where others hold {_text(usual)}."
             faults.append((files.paths[k][0], reason))
         else:
             faults.append(("", ""))
     bad = np.array([bool(reason) for _, reason in faults])
-    columns = {_PATH: 0, _REASON: 1}
-    skipped = files.metadata[bad].assign(
+    columns = {"path": 0, "reason": 1}
+    skipped = files.metadata[bad].rename(columns={k: f"{k}_" for k in columns})
+    skipped = skipped.assign(
         **{name: [f[k] for f in faults if f[1]] for name, k in columns.items()}
     )
     metadata = files.metadata[~bad].reset_index(drop=True)
@@ -59,6 +58,8 @@ def _examine(row: np.ndarray, byte_limit: int) -> tuple[Kind | None, str, str]:
         try:
             image = read_image(path, byte_limit=byte_limit)
         except (OSError, ValueError) as error:
+            if INSTALL in str(error):
+                raise  # the package is at fault, not the image
             return None, path, str(error)
         if not np.isfinite(image).all():
             return None, path, "It holds NaN or infinity."

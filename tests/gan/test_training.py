@@ -112,8 +112,9 @@ def test_a_step_that_is_not_finite_is_dropped(name):
     network.step(batch())
     other.load_state(network.state())
     network._descend(name, sum(p.sum() for p in parameters(network, name)) * math.nan)
-    assert network.dropped() == {name: 1}
-    assert network.dropped() == {}
+    assert network.dropped()[1] == [name]
+    network.forget_dropped()
+    assert network.dropped() == (0, [])
     ours, theirs = network.state(), other.state()
     for part in ("discriminator", "generator", "contrast_head"):
         for weight, same in zip(
@@ -132,8 +133,19 @@ def parameters(network, name):
 def test_images_that_are_not_finite_leave_statistics_finite():
     network = trainer()
     network.step(batch() * math.nan)
-    assert {*network.dropped()} == {"contrast", "discriminator"}
+    n, names = network.dropped()
+    assert n == 1
+    assert {*names} == {"contrast", "discriminator"}
+    assert network.is_finite()
     assert all(w.isfinite().all() for w in network.weights().values())
+
+
+def test_weights_that_are_not_finite_are_seen():
+    network = trainer()
+    assert network.is_finite()
+    with torch.no_grad():
+        network.generator.constant[0, 0] = math.inf
+    assert not network.is_finite()
 
 
 def test_learning_rate_scale_of_zero_moves_nothing():
