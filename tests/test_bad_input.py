@@ -4,6 +4,7 @@ An error names the file, row or value. Nothing half-written stays behind.
 """
 
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -267,10 +268,7 @@ def changed(row, column, value):
 
 PLATE_MAPS = {
     "empty file": ("", "map.csv' is no table"),
-    "ragged rows": ("well,state
-A01,healthy,3
-A02,x
-", "more fields than"),
+    "ragged rows": ("well,state\nA01,healthy,3\nA02,x\n", "more fields than"),
     "Latin letters": ("well,état\nA01,µ\n".encode("latin-1"), "map.csv' is no table"),
     "UTF-16": (
         plate_map().to_csv(index=False).encode("utf-16"),
@@ -312,8 +310,6 @@ A02,x
 
 @pytest.mark.parametrize("kind", PLATE_MAPS)
 def test_a_plate_map(kind, screen, capsys):
-    import re
-
     text, message = PLATE_MAPS[kind]
     assert screen(text) == 1
     (told,) = capsys.readouterr().err.strip().splitlines()
