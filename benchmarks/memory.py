@@ -1,11 +1,13 @@
 """How much memory embedding and fitting take, of large images on disk.
 
-    python benchmarks/memory.py --images 10000
+    python benchmarks/memory.py --images 10000 --width 64
 
 Images of 5 x 1024 x 1024 pixels, 16 bits, as Recursion has them: a few simulated files
 in a temporary folder, named again and again in one table, so that a hundred gigabytes
 need no disk. Prints the peak resident size of the process, and the resident size at
-each tenth of the way, which must not grow. Takes about a second an image and core.
+each tenth of the way, which must not grow. Takes about a second an image and core; a
+narrow network (``--width``, its channel_base) is several times as fast, and what images
+take is the same.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--minutes", type=float, default=5.0, help="of fitting")
+    parser.add_argument("--width", type=int, default=1024)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
@@ -43,7 +46,8 @@ def main() -> None:
         model = str(Path(folder) / "model.safetensors")
         spawn = multiprocessing.get_context("spawn")
         for part, how in (("fit", arguments.minutes), ("embed", 0.0)):
-            process = spawn.Process(target=measure, args=(part, images, model, how))
+            given = (part, images, model, how, arguments.width)
+            process = spawn.Process(target=measure, args=given)
             process.start()
             process.join()
             if process.exitcode:
@@ -57,10 +61,13 @@ def write(folder: Path) -> None:
         tifffile.imwrite(folder / f"{k}.tif", image, photometric="minisblack")
 
 
-def measure(part: str, images: ImageCollection, model: str, minutes: float) -> None:
+def measure(
+    part: str, images: ImageCollection, model: str, minutes: float, width: int
+) -> None:
     start, sizes = time.perf_counter(), [resident()]
     if part == "fit":
-        fitted = GANDLFeaturizer(max_minutes=minutes, random_state=0)
+        budget = {"max_minutes": minutes, "random_state": 0}
+        fitted = GANDLFeaturizer(channel_base=width, **budget)
         fitted.fit(images)
         sizes.append(resident())
         fitted.save(model, overwrite=True)
@@ -70,6 +77,7 @@ def measure(part: str, images: ImageCollection, model: str, minutes: float) -> N
         for rows in np.array_split(np.arange(len(images)), 10):
             fitted.transform(images[rows])
             sizes.append(resident())
+            print(f"{rows[-1] + 1:,} images: {sizes[-1]:.2f} GiB", flush=True)
         done = f"{len(images):,} images"
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

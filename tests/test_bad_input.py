@@ -344,6 +344,34 @@ def test_a_plate_map_that_is_fine(kind, screen, tmp_path):
     assert (tmp_path / "results" / "report.html").is_file()
 
 
+def test_a_compound_called_script_stays_text(screen, tmp_path):
+    evil = "<script>alert(1)</script>"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert screen(changed(7, "compound", evil).replace("drug", evil)) == 0
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert evil not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_spaces_and_letters_of_all_kinds_in_paths(tmp_path):
+    folder = tmp_path / "Plätze 板 #1 %20"
+    folder.mkdir()
+    tiff(folder / "µ {x} ß.tif")
+    X = ImageCollection.from_folder(tmp_path, "{plate}/{well}.tif")
+    assert np.array_equal(np.asarray(X)[0, 0], GREY)
+    assert X.metadata["well"].tolist() == ["µ {x} ß"]
+
+
+def test_folders_that_contain_themselves(tmp_path):
+    tiff(tmp_path / "A01.tif")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert len(ImageCollection.from_folder(tmp_path, "{well}.tif")) == 1
+    assert len(ImageCollection.from_folder(tmp_path, "{plate}/{well}.tif")) == 1
+    with pytest.raises(ValueError, match="No file in"):
+        ImageCollection.from_folder(tmp_path, "{plate}/{well}.png")
+
+
 def test_the_table_is_long_enough():
     tables = (FILES, ARRAYS, HARMLESS, OTHER, PLATE_MAPS, FINE)
     assert sum(map(len, tables)) >= 60
