@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import signal
+
 import matplotlib as mpl
 import pytest
 import torch
@@ -16,3 +18,11 @@ def _one_thread_in_workers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's handler of Ctrl-C, also where tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -19,6 +19,8 @@ from gandl import GANDLFeaturizer, _checkpoints
 from gandl._interrupts import deferred_interrupts
 from gandl._storage import read_safetensors, write_safetensors
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 PARAMETERS = {
     "max_kimg": 0.16,
     "batch_size": 8,

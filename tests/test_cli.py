@@ -93,6 +93,7 @@ def test_fit_embed_generate(folder, model, tmp_path, capsys):
     assert drawn["sha256"] == record["sha256"] == {"model": digest}
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_fit_continues(folder, tmp_path, monkeypatch, capsys):
     command = ["fit", *images_of(folder), "--minutes", 0.05, "--out", tmp_path / "m.st"]
     command += ["--checkpoint", tmp_path / "checkpoints"]
