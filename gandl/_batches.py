@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 # Collections up to this size are read once and kept while training.
 _CACHE_BYTES = 2**30
-_READ_BYTES = 2**25
+_READ_BYTES = 2**25  # of whole images in memory, while crops are cut from them
 _ORDER, _CROPS = 0, 1  # streams of random numbers of one seed
 
 
@@ -101,8 +101,12 @@ def shuffled_rows(
             else np.random.default_rng([*seed, _ORDER, k]).permutation(n_rows)
             for k in needed
         }
-        offset = start - needed[0] * n_rows
-        yield np.concatenate([*passes.values()])[offset : offset + batch_size]
+        # Cut first: a pass over a million rows is not to be copied for every batch.
+        ends = ((start - k * n_rows, start + batch_size - k * n_rows) for k in passes)
+        cuts = [slice(max(0, begin), end) for begin, end in ends]
+        yield np.concatenate(
+            [order[cut] for order, cut in zip(passes.values(), cuts, strict=True)]
+        )
 
 
 def training_batches(
@@ -124,6 +128,7 @@ def training_batches(
         images = ImageCollection.from_array(np.asarray(images))
 
     among = np.arange(len(images)) if rows is None else rows
+    n_read = max(1, _READ_BYTES // max(1, images.nbytes // len(images)))
 
     def load(item: tuple[int, np.ndarray]) -> np.ndarray:
         step, places = item
@@ -138,7 +143,6 @@ def training_batches(
             parts.append(scale_intensity(crops, ranges, rows=some))
         return pad_to(np.concatenate(parts), size)
 
-    n_read = max(1, _READ_BYTES // max(1, images.nbytes // len(images)))
     order = shuffled_rows(len(among), batch_size, seed, first)
     return read_ahead(load, enumerate(order, first))
 

@@ -54,8 +54,7 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint, and remove all but the last two.
 
-        Where that fails, for a full disk say, a warning tells so, training goes on and
-        earlier checkpoints stay.
+        Where that fails, for a full disk say, a warning tells so and earlier ones stay.
         """
         self.saved = time.monotonic()
         arrays: dict[str, np.ndarray] = {}
@@ -71,9 +70,9 @@ class Checkpoints:
             write_safetensors(path, arrays, header)
         except OSError as error:
             warnings.warn(
-                f"No checkpoint was written at step {step}: {error}. Training goes on; "
-                f"what {str(self.folder)!r} holds from before is whole. Make room "
-                "there.",
+                f"No checkpoint was written at step {step}: {error}. Nothing else is "
+                f"lost: what {str(self.folder)!r} holds from before is whole. Make "
+                "room there.",
                 RuntimeWarning,
                 stacklevel=2,
             )
