@@ -266,12 +266,15 @@ class _Page:
             return ""
         head = "".join(f"<th>{escape(str(name))}</th>" for name in table)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row) + "</tr>"
+            "<tr>"
+            + "".join(f"<td>{escape(str(v))}</td>" for v in row[:-2])
+            + "".join(f'<td class="prose">{escape(str(v))}</td>' for v in row[-2:])
+            + "</tr>"
             for row in table.itertuples(index=False)
         )
         return (
-            f"<h2>Images left out</h2><p>{len(table)} images could not be used, and "
-            f'are in no mean.</p><div class="wide"><table><thead><tr>{head}</tr>'
+            "<h2>Images left out</h2><p>Could not be used, and are in no mean: "
+            f'{len(table)}.</p><div class="wide"><table><thead><tr>{head}</tr>'
             f"</thead><tbody>{rows}</tbody></table></div>"
         )
 
