@@ -29,6 +29,17 @@ _ATTRIBUTES = {
 }
 
 
+# What parameters and shapes that were tampered with lead to.
+_NOT_UNDERSTOOD = (
+    ArithmeticError,
+    AttributeError,
+    InvalidParameterError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+)
+
+
 def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
     """Write a fitted featurizer to a temporary name, and rename it."""
     require_safetensors()
@@ -81,7 +92,7 @@ def read_model(cls: type, path: Path) -> Any:
         )
     try:
         return _restored(cls, arrays, header, path)
-    except (KeyError, TypeError, IndexError, InvalidParameterError) as error:
+    except _NOT_UNDERSTOOD as error:
         raise ValueError(
             f"{str(path)!r} is no model that gandl {gandl.__version__} understands: "
             f"{type(error).__name__}: {error}."
@@ -125,13 +136,20 @@ def _check_weights(
     weights: dict[str, np.ndarray], config: GANConfig, path: Path
 ) -> None:
     """Refuse weights that networks of this configuration do not have."""
+    if config.n_mapping_layers > len(weights):  # before they are built one by one
+        raise ValueError(
+            f"{str(path)!r} names {config.n_mapping_layers} mapping layers, and has "
+            f"{len(weights)} weights: it was tampered with."
+        )
     rng = torch.Generator()
+    with torch.device("meta"):  # shapes alone: no size that is named takes memory
+        networks = {
+            "discriminator": config.discriminator(rng),
+            "generator": config.generator(rng),
+        }
     expected = {
         f"{part}.{name}": tuple(weight.shape)
-        for part, network in (
-            ("discriminator", config.discriminator(rng)),
-            ("generator", config.generator(rng)),
-        )
+        for part, network in networks.items()
         for name, weight in network.state_dict().items()
     }
     found = {name: weight.shape for name, weight in weights.items()}

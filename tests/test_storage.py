@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,42 @@ def test_weights_of_another_shape_or_name_are_refused(path, tmp_path):
     write_safetensors(other, arrays | {"weights.more": np.zeros(1)}, header)
     with pytest.raises(ValueError, match=r"'more' of shape \(1,\).* have None"):
         GANDLFeaturizer.load(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("channel_max", 2**20),
+        ("n_mapping_layers", 10**9),
+        ("n_channels", 10**12),
+        ("latent_dim", 2**62),
+        ("latent_dim", -1),
+        ("size", 2**60),
+        ("size", "64"),
+        ("size", None),
+    ],
+)
+def test_shapes_that_were_tampered_with_take_no_memory(path, tmp_path, name, value):
+    arrays, header = read_safetensors(path)
+    header["config"][name] = value
+    other = tmp_path / "other"
+    write_safetensors(other, arrays, header)
+    with limited_memory(), pytest.raises(ValueError, match=r"other' (is no|has|names)"):
+        GANDLFeaturizer.load(other)
+
+
+@contextmanager
+def limited_memory():
+    """No more memory than two GiB beside what this process has."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 2**31
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_loading_sets_no_other_attribute(path, tmp_path):
