@@ -1,25 +1,33 @@
 """Feed the readers and the plate-map parser nonsense, for a bounded time.
 
     python benchmarks/fuzz.py --minutes 5
+    python benchmarks/fuzz.py --minutes 5 --engine atheris
 
-Takes good files of several kinds and plate maps, changes, cuts and swaps their bytes
-(hypothesis), and lets them be read. An array, a table, or an error that names the file
-is right; any other error, and more than ten seconds or 4 GiB, is a find, which is
-printed and becomes a test.
+Takes good files of several kinds and plate maps, changes, cuts and swaps their bytes,
+and lets them be read. An array, a table, or an error that names the file is right; any
+other error, and more than ten seconds or 4 GiB, is a find, which is printed and becomes
+a test. Changes are drawn at random (hypothesis), or led by what lines of gandl and
+tifffile they reach (atheris, which ends a kind of file at its first find).
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import logging
+import math
+import os
+import re
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -32,6 +40,8 @@ from gandl._plate_map import join_plate_map, read_table
 from gandl.images import read_image
 
 GREY = np.arange(256, dtype="uint16").reshape(16, 16)
+MEMORY = 4 * 2**30
+INSTRUMENTED = ("gandl.images.", "gandl._plate_map", "tifffile.")
 
 
 def main() -> None:
@@ -39,20 +49,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--engine", choices=["hypothesis", "atheris"])
+    parser.add_argument("--one", help="a kind of file; by default all, in turn")
     arguments = parser.parse_args()
-    limit = 4 * 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    kinds = [arguments.one] if arguments.one else [*images(), "plate map"]
+    seconds = 60 * arguments.minutes / len(kinds)
+    if arguments.engine == "atheris" and not arguments.one:
+        # It ends its process: one for each kind.
+        command = [sys.executable, __file__, "--engine", "atheris"]
+        command += ["--minutes", str(seconds / 60), "--one"]
+        sys.exit(sum([led(kind, [*command, kind]) for kind in kinds]) > 0)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        targets = {
-            name: (good, read_image, path / f"fuzzed{suffix}")
-            for name, (good, suffix) in images().items()
-        }
-        targets["plate map"] = (PLATE_MAP, read_plate_map, path / "fuzzed.csv")
-        seconds = 60 * arguments.minutes / len(targets)
-        n_found = sum(fuzz(name, *t, seconds) for name, t in targets.items())
+        n_found = 0
+        for kind in kinds:
+            target = target_of(kind, Path(folder))
+            if arguments.engine == "atheris":
+                fuzz_led(target, Path(folder) / "corpus", seconds)
+            n_found += fuzz(kind, target, seconds)
     sys.exit(n_found > 0)
 
 
@@ -85,16 +101,42 @@ def images() -> dict[str, tuple[bytes, str]]:
     return made
 
 
-def fuzz(
-    name: str,
-    good: bytes,
-    read: Callable[[Path], object],
-    path: Path,
-    seconds: float,
-) -> int:
+class Target(NamedTuple):
+    """A good file, where changed ones are put, and what reads them."""
+
+    good: bytes
+    path: Path
+    read: Callable[[Path], object]
+
+    def judge(self, data: bytes) -> str:
+        """Let bytes be read; returns what is wrong with the answer."""
+        self.path.write_bytes(data)
+        start = time.monotonic()
+        try:
+            self.read(self.path)
+        except (ValueError, OSError) as error:
+            if isinstance(error.__cause__, MemoryError):
+                return f"memory: {error}"
+            if self.read is read_image and self.path.name not in str(error):
+                return f"does not name the file: {error}"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        seconds = time.monotonic() - start
+        return f"{seconds:.0f} s" if seconds > 10 else ""
+
+
+def target_of(kind: str, folder: Path) -> Target:
+    if kind == "plate map":
+        return Target(PLATE_MAP, folder / "fuzzed.csv", read_plate_map)
+    good, suffix = images()[kind]
+    return Target(good, folder / f"fuzzed{suffix}", read_image)
+
+
+def fuzz(name: str, target: Target, seconds: float) -> int:
     """Read changed bytes for some seconds; returns the number of kinds of find."""
     found: dict[str, bytes] = {}
-    end, n_read = time.monotonic() + seconds, 0
+    good, n_read = target.good, 0
+    end = time.monotonic() + seconds
     places = st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255))
 
     # Finds are kept, not raised, so that there are several.
@@ -112,21 +154,8 @@ def fuzz(
         for place, value in changes:
             data[place] = value
         data = data[:cut] + more if cut % 4 == 0 else data
-        path.write_bytes(data)
         n_read += 1
-        start, text = time.monotonic(), ""
-        try:
-            read(path)
-        except (ValueError, OSError) as error:
-            if isinstance(error.__cause__, MemoryError):
-                text = f"memory: {error}"
-            elif read is read_image and path.name not in str(error):
-                text = f"does not name the file: {error}"
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-        if time.monotonic() - start > 10:
-            text = f"{time.monotonic() - start:.0f} s"
-        if text:
+        if text := target.judge(bytes(data)):
             found.setdefault(text[:200], bytes(data))
 
     while time.monotonic() < end:
@@ -135,6 +164,42 @@ def fuzz(
     for text, data in found.items():
         print(f"  {text}\n  {data!r}")
     return len(found)
+
+
+def led(name: str, command: list[str]) -> bool:
+    """Run atheris in a process of its own; returns whether it found something."""
+    ran = subprocess.run(command, capture_output=True, text=True)
+    n_read = re.search(r"number_of_executed_units: (\d+)", ran.stderr)
+    if ran.returncode and not ran.stdout:
+        sys.exit(ran.stderr)
+    told = f"{n_read[1]} read, 0 finds" if n_read else f"1 find\n  {ran.stdout}"
+    print(f"{name}: {told}", flush=True)
+    return ran.returncode != 0
+
+
+def fuzz_led(target: Target, corpus: Path, seconds: float) -> NoReturn:
+    """Read bytes chosen by atheris, which ends the process."""
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("atheris is not installed: pip install atheris")
+
+    def one(data: bytes) -> None:
+        if text := target.judge(data):
+            print(f"{text}\n  {data!r}", flush=True)
+            os._exit(1)
+
+    for module in [m for n, m in sys.modules.items() if n.startswith(INSTRUMENTED)]:
+        for value in vars(module).values():
+            if inspect.isfunction(value) and value.__module__ == module.__name__:
+                value.__code__ = atheris.instrument_func(value).__code__
+    corpus.mkdir()
+    (corpus / "good").write_bytes(target.good)
+    flags = ["-rss_limit_mb=0", "-max_len=4096", "-print_final_stats=1"]
+    flags.append(f"-max_total_time={math.ceil(seconds)}")
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], one)
+    atheris.Fuzz()
+    raise AssertionError("atheris has returned")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +28,61 @@ _SECONDS = 300.0  # between two checkpoints
 _N_DIGESTED = 16  # images of those on disk that stand for all
 
 
+@contextmanager
+def checkpoints_in(folder: Path, identity: dict[str, Any]) -> Iterator[Checkpoints]:
+    """The checkpoints of one training in a folder, which is its own meanwhile.
+
+    Raises
+    ------
+    ValueError
+        If another training, of this process or another, is at work in the folder.
+    """
+    require_safetensors()  # told now, not after hours
+    folder.mkdir(parents=True, exist_ok=True)
+    with _own(folder):
+        yield Checkpoints(folder, identity)
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Lock a folder, where the system can; a lock ends with its process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(
+            f"Another training is at work in {str(folder)!r}: wait for its end, or "
+            "name another checkpoint_dir. Each training takes a folder of its own."
+        ) from None
+    except OSError:  # some network disks lock no folders
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Checkpoints:
     """The checkpoints of one training in a folder of its own.
 
     Parameters
     ----------
     folder : Path
-        Where they are, made if it is not there.
+        Where they are.
     identity : dict
         What a training is told from others by, as JSON has it: its parameters, under
         "parameters", and its data, under "data".
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        require_safetensors()  # told now, not after hours
         self.folder = folder
         self.identity = json.loads(json.dumps(identity, default=_plain))
-        folder.mkdir(parents=True, exist_ok=True)
         # Of a process that was killed while it wrote.
         for unfinished in folder.glob(f".{_PREFIX}*{_SUFFIX}"):
             unfinished.unlink()

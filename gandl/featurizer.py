@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -344,9 +344,11 @@ class GANDLFeaturizer(
             if self.max_kimg is None and self.max_minutes
             else self._resolve("max_kimg")
         )
-        with training_progress(self, context, verbose=self.verbose) as progress:
+        with (
+            self._checkpoints(images) as checkpoints,
+            training_progress(self, context, verbose=self.verbose) as progress,
+        ):
             schedule = self._resolve("schedule")
-            checkpoints = self._checkpoints(images)
             self._train(
                 trainer,
                 images,
@@ -727,17 +729,19 @@ class GANDLFeaturizer(
         with closing(batches):
             return torch.from_numpy(next(batches)).to(self._device())
 
-    def _checkpoints(self, images: ImageCollection) -> Checkpoints | None:
+    def _checkpoints(
+        self, images: ImageCollection
+    ) -> AbstractContextManager[Checkpoints | None]:
         if self.checkpoint_dir is None:
-            return None
-        from gandl._checkpoints import Checkpoints, data_identity
+            return nullcontext()
+        from gandl._checkpoints import checkpoints_in, data_identity
 
         parameters = {
             name: self._resolve(name) for name in CONSTRAINTS if name not in UNTRAINED
         }
         if not isinstance(self.random_state, Integral):
             parameters["random_state"] = None  # the checkpoint has the seed
-        return Checkpoints(
+        return checkpoints_in(
             Path(self.checkpoint_dir),
             {
                 "parameters": parameters,

@@ -42,6 +42,16 @@ def bomb(path):
     path.write_bytes(data)
 
 
+def taller(path):
+    """A TIFF that has four strips, by its header, and holds one."""
+    tiff(path)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags["ImageLength"].valueoffset
+    data[at : at + 4] = struct.pack("<I", 128)
+    path.write_bytes(data)
+
+
 def png_bomb(path):
     png(path, GREY.astype("uint8"))
     data = bytearray(path.read_bytes())
@@ -84,6 +94,7 @@ FILES = {
     "another size": (lambda p: tiff(p, GREY[:16]), r"bad.tif.*\(1, 16, 32\).*Crop"),
     "another type": (lambda p: tiff(p, GREY.astype("uint8")), "bad.tif.*type uint8"),
     "terabyte in the header": (bomb, "bad.tif.*promises .* GiB"),
+    "strips that are missing": (taller, "bad.tif.*1 of the 4 strips"),
     "chained in a circle": (circle, "bad.tif.*circle"),
     "several series": (series, "bad.tif.*2 image series"),
     "complex numbers": (lambda p: tiff(p, GREY.astype("complex64")), "bad.tif"),
@@ -113,6 +124,18 @@ def test_a_file(kind, tmp_path):
 def test_a_png_that_promises_a_terabyte(tmp_path):
     png_bomb(tmp_path / "bad.png")
     with pytest.raises(ValueError, match=r"bad\.png"):
+        ImageCollection.from_folder(tmp_path, "{site}.png")
+
+
+def test_a_png_whose_data_are_said_to_go_on(tmp_path):
+    """Found by fuzzing: the rest, of up to 4 GiB, was read into memory."""
+    path = tmp_path / "bad.png"
+    png(path, GREY.astype("uint8"))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = struct.pack(">I", 0xFFFFFF00)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"bad\.png.*truncated.*of at least 4294"):
         ImageCollection.from_folder(tmp_path, "{site}.png")
 
 

@@ -219,6 +219,24 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_serves(
         featurizer(checkpoint).fit(images)
 
 
+def test_a_folder_serves_one_training_at_a_time(
+    images, undisturbed, tmp_path, monkeypatch
+):
+    step, refused = gandl.gan.Trainer.step, []
+
+    def try_another(trainer, *arguments):
+        monkeypatch.setattr(gandl.gan.Trainer, "step", step)
+        with pytest.raises(ValueError, match="Another training is at work in"):
+            featurizer(tmp_path).fit(images)
+        refused.append(True)
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(gandl.gan.Trainer, "step", try_another)
+    assert_same_fit(featurizer(tmp_path).fit(images), undisturbed)
+    assert refused
+    assert_same_fit(featurizer(tmp_path).fit(images), undisturbed)
+
+
 def test_other_files_in_the_folder_stay(images, checkpoint):
     (checkpoint / ".mine.safetensors").write_text("mine")
     (checkpoint / ".step-000000001.abc.safetensors").write_text("unfinished")

@@ -79,6 +79,8 @@ def read_image(
             raise ValueError("it is empty")
         if is_tiff and head[:4] not in _TIFF_MAGIC:
             raise ValueError(f"it is no TIFF file, and begins with {head[:8]!r}")
+        if head[:8] == _PNG_MAGIC:
+            _check_chunks(path)
         if is_tiff:
             image = _read_tiff(path, byte_limit)
         elif head[:8] == _PNG_MAGIC and head[24:25] == b"\x10" and head[25:26] != b"\0":
@@ -168,6 +170,15 @@ def _check_directories(path: str) -> None:
 
 # Some truncated files would otherwise be filled up with zeros.
 def _check_extent(tif: Any, series: Any, n_bytes: int) -> None:
+    for page in series.pages:
+        if page is None:
+            continue
+        n_parts = int(np.prod(page.chunked, dtype=object))
+        if len(page.dataoffsets) < n_parts:
+            raise ValueError(
+                f"the file is truncated: it holds {len(page.dataoffsets)} of the "
+                f"{n_parts} strips or tiles of a page"
+            )
     ends = [
         offset + count
         for page in series.pages
@@ -181,6 +192,24 @@ def _check_extent(tif: Any, series: Any, n_bytes: int) -> None:
         raise ValueError(
             f"the file is truncated: it holds {n_held} of at least {max(ends)} bytes"
         )
+
+
+# Pillow takes as much memory as a broken chunk says it is long.
+def _check_chunks(path: str) -> None:
+    with open(path, "rb") as file:
+        n_held = file.seek(0, os.SEEK_END)
+        place = len(_PNG_MAGIC)
+        while place < n_held:
+            file.seek(place)
+            length = int.from_bytes(file.read(4), "big")
+            place += length + 12
+            if file.read(4) == b"IEND":
+                return
+            if place > n_held:
+                raise ValueError(
+                    f"the file is truncated: it holds {n_held} of at least {place} "
+                    "bytes"
+                )
 
 
 def _read_pillow(path: str, byte_limit: int) -> tuple[np.ndarray, str]:
