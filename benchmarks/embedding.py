@@ -26,13 +26,15 @@ import argparse
 import json
 import os
 import platform
+import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from _methods import FIXED, METHODS, find_method
+from _methods import DTYPE, FIXED, METHODS, find_method
 from _tasks import Data, load
 from scipy.stats import spearmanr
 
@@ -70,6 +72,8 @@ def main() -> None:
                     results += measure(data, method, arguments.minutes, seed)
                     save(results, arguments.out)
         print(f"\n{name}\n{table(results, name)}\n", flush=True)
+        if told := unlike(results, name):
+            print(f"{told}\n", flush=True)
         if ranks := label_free(results, name):
             print(f"Rank correlation of scores without labels\n{ranks}\n", flush=True)
 
@@ -78,7 +82,7 @@ def measure(data: Data, name: str, minutes: float, seed: int) -> list[dict]:
     """Every score of a method, at each checkpoint of one training."""
     results = []
     asked = data.replicates.notna().to_numpy()
-    machine = platform.processor() or platform.machine()
+    machine = processor()
     for embedding in find_method(name)(data, minutes, seed):
         agreement = mean_average_precision(
             embedding.features[asked], data.replicates[asked].tolist()
@@ -104,6 +108,30 @@ def measure(data: Data, name: str, minutes: float, seed: int) -> list[dict]:
             means = pd.DataFrame(folds).mean().round(3).to_dict()
             print(name, seed, round(embedding.minutes, 1), task.name, means, flush=True)
     return results
+
+
+def processor() -> str:
+    """Name of the processor, and the type that networks compute in."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # Linux
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        name = found[1] if found else name
+    return f"{name}, {str(DTYPE).removeprefix('torch.')}"
+
+
+def unlike(results: list[dict], name: str) -> str:
+    """What sets trained rows of a table apart but their methods, if anything does."""
+    ends: dict[tuple, float] = {}
+    for r in results:
+        if r["data"] == name and r["images seen"]:
+            key = (r["method"], r["seed"], r["machine"], r["threads"])
+            ends[key] = max(r["minutes"], ends.get(key, 0.0))
+    machines = sorted({f"{machine}, {n} threads" for _, _, machine, n in ends})
+    texts = [f"machines: {'; '.join(machines)}"] if len(machines) > 1 else []
+    if ends and max(ends.values()) > 1.1 * min(ends.values()):
+        told = {f"{key[0]} {minutes:.0f}" for key, minutes in ends.items()}
+        texts.append(f"minutes: {', '.join(sorted(told))}")
+    return f"Compare with care, rows differ in {' and in '.join(texts)}." * bool(texts)
 
 
 def table(results: list[dict], name: str) -> str:

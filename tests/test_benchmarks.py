@@ -59,8 +59,15 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     results = json.loads(both.read_text())
     assert {r["method"] for r in results} == set(methods[1].split(","))
     assert {r["d"] for r in results if r["method"] == changed} == {2 * 4 * 8}
-    run(embedding, monkeypatch, "--methods", "", "--join", both, "--data", "mitocheck")
-    assert changed in capsys.readouterr().out
+    again = ("--methods", "", "--data", "mitocheck", "--join")
+    run(embedding, monkeypatch, *again, both)
+    told = capsys.readouterr().out
+    assert changed in told
+    assert "Compare with care" not in told
+    slower = [r | {"minutes": 9 * r["minutes"], "method": "paper"} for r in results]
+    both.write_text(json.dumps(results + slower))
+    run(embedding, monkeypatch, *again, both)
+    assert "Compare with care, rows differ in minutes: " in capsys.readouterr().out
     with pytest.raises(SystemExit, match="No method 'nothing'"):
         run(embedding, monkeypatch, "--methods", "nothing")
 
