@@ -95,7 +95,7 @@ def fetch_rxrx19a(
     source : {"files", "archive"}, default="files"
         Where images come from. "files": from single PNG files below "images/".
         "archive": out of the zip file of all images, of which only its list of members
-        (over 100 MB) and what is wanted is read.
+        (over 100 MB, and 1 GB of memory) and what is wanted is read.
     base_url : str, default="https://storage.googleapis.com/rxrx/RxRx19a"
         The address of the folder, or of a mirror of it.
     known_hashes : mapping of str to str, default=None
@@ -144,7 +144,7 @@ def fetch_rxrx19a(
 
     Examples
     --------
-    A few wells of one plate, some 30 MB each::
+    Two wells of one plate, some 6 MB each::
 
         wells = ["HRCE-1_25_AA02", "HRCE-1_25_AA03"]
         rxrx = fetch_rxrx19a(wells=wells, images=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import sys
 import threading
 import zipfile
 import zlib
@@ -178,24 +179,26 @@ def _handler(server):
 
         def serve(self, path, asked):
             data = server.files[path]
-            headers = dict(server.headers.get(path, {}))
+            headers = list(server.headers.get(path, []))
             if server.tags:
-                headers["ETag"] = f'"{zlib.crc32(data[0 : 2**20]) ^ len(data)}"'
+                tag = zlib.crc32(data[0 : 2**20]) ^ len(data)
+                headers.append(("ETag", f'"{tag}"'))
             status, body = 200, data
             if asked and server.ranges:
                 first, last = asked.removeprefix("bytes=").split("-")
                 stop = min(int(last) + 1 if last else len(data), len(data))
                 if int(first) >= len(data):
                     return self.answer(
-                        416, b"", {"Content-Range": f"bytes */{len(data)}"}
+                        416, b"", [("Content-Range", f"bytes */{len(data)}")]
                     )
                 status, body = 206, data[int(first) : stop]
-                headers["Content-Range"] = f"bytes {first}-{stop - 1}/{len(data)}"
+                span = f"bytes {first}-{stop - 1}/{len(data)}"
+                headers.append(("Content-Range", span))
             return self.answer(status, body, headers, path)
 
-        def answer(self, status, body, headers=None, path=None):
+        def answer(self, status, body, headers=(), path=None):
             self.send_response(status)
-            for name, value in (headers or {}).items():
+            for name, value in headers:
                 self.send_header(name, value)
             if server.lengths:
                 self.send_header("Content-Length", str(len(body)))
@@ -213,8 +216,9 @@ def _handler(server):
 
 
 class _Http(ThreadingHTTPServer):
-    def handle_error(self, *_):
-        """Clients hang up, as they may."""
+    def handle_error(self, *where):
+        if not isinstance(sys.exception(), ConnectionError):  # clients may hang up
+            super().handle_error(*where)
 
 
 @contextmanager
@@ -234,7 +238,7 @@ def serve(files):
 
 def md5_header(data):
     md5 = b64encode(hashlib.md5(data).digest()).decode()
-    return {"x-goog-hash": f"crc32c=AAAAAA==, md5={md5}"}
+    return [("x-goog-hash", "crc32c=AAAAAA=="), ("x-goog-hash", f"md5={md5}")]
 
 
 def leftovers(folder):
