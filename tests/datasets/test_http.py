@@ -148,6 +148,15 @@ def test_a_file_of_unknown_length(server, download):
     assert download() == DATA
 
 
+def test_what_came_whole_is_not_asked_for_again(server, download, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("gandl.datasets._http.os.replace", lambda *_: 1 / 0)  # a crash
+        with pytest.raises(ZeroDivisionError):
+            download()
+    assert download() == DATA
+    assert len(server.requests) == 1
+
+
 def test_an_empty_file(server, download):
     server.files["file"] = b""
     assert download() == b""
