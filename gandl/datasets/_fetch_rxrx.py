@@ -328,7 +328,12 @@ def _fetch(
     fetcher.table(METADATA)
     if embeddings:
         fetcher.table(EMBEDDINGS)
-    table = choose(read_metadata(folder)[2], **choices)
+    kind, _, table = read_metadata(folder)
+    if kind is not release.kind:
+        raise ValueError(
+            f"{str(folder / METADATA)!r} is of {kind.name}, not {release.kind.name}."
+        )
+    table = choose(table, **choices)
     if images:
         paths, is_there = image_files(folder, table, len(release.kind.stains))
         fetcher.images(paths[~is_there].tolist(), source)

@@ -214,6 +214,12 @@ def test_an_archive_that_is_not_as_published(server, fetch, tmp_path, files, mes
     assert len(fetch().metadata) == 18  # the bad one is not found again
 
 
+def test_metadata_of_the_other_set(server, fetch):
+    server.files[METADATA_19A] = server.files["rxrx1-metadata.zip"]
+    with pytest.raises(ValueError, match=r"metadata.csv' is of rxrx1, not RxRx19a"):
+        fetch()
+
+
 def test_metadata_that_name_files_elsewhere(server, fetch, tmp_path):
     table = rxrx19a_table().assign(well="../../../../x")
     server.files[METADATA_19A] = zipped({"RxRx19a/metadata.csv": csv(table)})

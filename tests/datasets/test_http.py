@@ -224,6 +224,18 @@ def test_a_server_without_parts_is_not_read_whole(server):
         RemoteFile(web, f"{server.url}/file")
 
 
+def test_answers_that_were_not_asked_for(server, download):
+    server.headers["file"] = [("Content-Encoding", "gzip")]
+    with pytest.raises(OSError, match=r"sends .*file packed \(gzip\)"):
+        download()
+    server.headers["file"] = [("Content-Range", "bytes 5-9/10")]
+    with (
+        Web(n_retries=3, delay=0) as web,
+        pytest.raises(OSError, match="serves other bytes than asked for"),
+    ):
+        RemoteFile(web, f"{server.url}/file")
+
+
 def test_zipfile_reads_a_remote_file(server):
     server.files["zip"] = zipped({"a": b"A" * 1000, "b": b"B"})
     with (
