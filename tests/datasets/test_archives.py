@@ -291,6 +291,13 @@ def test_a_damaged_member_of_a_remote_zip_file(opened, damage, match):
         archive.read("a")
 
 
+def test_a_flipped_byte_of_a_remote_zip_file(opened):
+    data = bytearray(zipped({"a": b"A" * 100}, zipfile.ZIP_STORED))
+    data[data.index(b"AAA") + 50] ^= 1
+    with pytest.raises(ValueError, match="Cannot take 'a' .*check sum is wrong"):
+        opened(bytes(data)).read("a")
+
+
 def test_what_is_no_remote_zip_file(opened):
     with pytest.raises(ValueError, match=r"z.zip is no zip file"):
         opened(b"<html>Sign in</html>")
