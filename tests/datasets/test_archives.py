@@ -294,7 +294,7 @@ def test_a_damaged_member_of_a_remote_zip_file(opened, damage, match):
 def test_a_flipped_byte_of_a_remote_zip_file(opened):
     data = bytearray(zipped({"a": b"A" * 100}, zipfile.ZIP_STORED))
     data[data.index(b"AAA") + 50] ^= 1
-    with pytest.raises(ValueError, match="Cannot take 'a' .*check sum is wrong"):
+    with pytest.raises(ValueError, match=r"Cannot take 'a' .*check sum is wrong"):
         opened(bytes(data)).read("a")
 
 
