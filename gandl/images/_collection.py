@@ -19,13 +19,14 @@ from gandl.images._intensity import (
     spaced,
 )
 from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
+from gandl.images._ome import OmeView
 from gandl.images._readers import BYTE_LIMIT
 from gandl.images._sources import FileSource, Source, array_source
 from gandl.images._unreadable import split_unreadable
-from gandl.images._view import ImageView, pair, tile_offsets
+from gandl.images._view import pair, tile_offsets
 
 
-class ImageCollection(ImageView):
+class ImageCollection(OmeView):
     """Immutable, lazy view of a table of images of one shape and type.
 
     A collection behaves like an array of shape (n, C, H, W) whose pixels stay on
@@ -34,8 +35,8 @@ class ImageCollection(ImageView):
     that scikit-learn's splitters, searches and caches take it as they take an
     array. It pickles as a reference to its files, in kilobytes.
 
-    Collections are made by :meth:`from_folder`, :meth:`from_table` or
-    :meth:`from_array`.
+    Collections are made by :meth:`from_folder`, :meth:`from_table`,
+    :meth:`from_ome_tiff`, :meth:`from_ome_zarr` or :meth:`from_array`.
 
     Attributes
     ----------

@@ -16,7 +16,7 @@ BYTE_LIMIT = 4 * 2**30
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_REMEDY = "Restore or convert the file, or leave it out of the collection."
+REMEDY = "Restore or convert the file, or leave it out of the collection."
 INSTALL = 'pip install "gandl[io]"'
 
 
@@ -107,12 +107,16 @@ def read_planes(
         raise ValueError(f"{path!r} {exc}") from exc
     # The libraries answer a damaged file with errors of any type.
     except Exception as exc:
-        if "imagecodecs" in str(exc):
-            remedy = f"Install the codecs: {INSTALL}."
-        else:
-            remedy = _REMEDY
-        reason = str(exc).rstrip(".") or type(exc).__name__
-        raise ValueError(f"Cannot read {path!r}: {reason}. {remedy}") from exc
+        raise unreadable(path, exc) from exc
+
+
+def unreadable(path: str, error: Exception) -> ValueError:
+    """What a library said of a file, with the file and what to do in the message."""
+    remedy = REMEDY
+    if "imagecodecs" in str(error):
+        remedy = f"Install the codecs: {INSTALL}."
+    reason = str(error).rstrip(".") or type(error).__name__
+    return ValueError(f"Cannot read {path!r}: {reason}. {remedy}")
 
 
 def named(error: OSError, path: str) -> OSError:
@@ -122,10 +126,10 @@ def named(error: OSError, path: str) -> OSError:
             f"No such image file: {path!r}. Restore the file, mend its path (relative "
             "paths are joined to `root`), or leave its row out of the collection."
         )
-    return type(error)(f"Cannot read {path!r}: {error.strerror}. {_REMEDY}")
+    return type(error)(f"Cannot read {path!r}: {error.strerror}. {REMEDY}")
 
 
-def _check_promise(n_bytes: int, byte_limit: int) -> None:
+def check_promise(n_bytes: int, byte_limit: int) -> None:
     if n_bytes > byte_limit:
         raise ValueError(
             f"its header promises {n_bytes / 2**30:.4g} GiB of pixels, more than "
@@ -137,7 +141,7 @@ def _check_promise(n_bytes: int, byte_limit: int) -> None:
 def _read_tiff(
     path: str, byte_limit: int, planes: Planes | None, is_ome: bool | None = None
 ) -> tuple[np.ndarray, str]:
-    _check_directories(path)
+    check_directories(path)
     with tifffile.TiffFile(path, is_ome=is_ome) as tif:
         n_pages = sum(len(series.pages) for series in tif.series)
         if tif.is_ome and n_pages > len(tif.pages):
@@ -151,7 +155,7 @@ def _read_tiff(
             )
         series = tif.series[0]
         n_bytes = int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize
-        _check_promise(n_bytes, byte_limit)
+        check_promise(n_bytes, byte_limit)
         _check_extent(tif, series, n_bytes)
         if planes is not None:
             return _read_chosen(tif, series, planes)
@@ -206,7 +210,7 @@ def _named_axes(axes: str, shape: tuple[int, ...], planes: Planes) -> str:
 
 
 # Where the chain of page directories breaks off, tifffile leaves pages out.
-def _check_directories(path: str) -> None:
+def check_directories(path: str) -> None:
     with open(path, "rb") as file:
         head = file.read(16)
         order = "<" if head[:2] == b"II" else ">"
@@ -263,7 +267,7 @@ def _read_pillow(path: str, byte_limit: int) -> tuple[np.ndarray, str]:
         mode = picture.mode
         n_bytes_a_value = 4 if mode in ("I", "F") else 2 if mode[:4] == "I;16" else 1
         n_values = picture.width * picture.height * len(picture.getbands())
-        _check_promise(n_values * n_bytes_a_value, byte_limit)
+        check_promise(n_values * n_bytes_a_value, byte_limit)
         array = np.asarray(picture.convert("RGB") if mode in ("P", "PA") else picture)
         # Pillow before version 11 widens 16-bit grey PNG to 32 bits.
         if mode == "I" and picture.format == "PNG":
@@ -282,7 +286,7 @@ def _read_deep_png(path: str, head: bytes, byte_limit: int) -> tuple[np.ndarray,
         ) from exc
 
     width, height = (int.from_bytes(head[k : k + 4], "big") for k in (16, 20))
-    _check_promise(width * height * 8, byte_limit)
+    check_promise(width * height * 8, byte_limit)
     with open(path, "rb") as file:
         array = png_decode(file.read())
     return array, "YXS"[: array.ndim]
