@@ -102,7 +102,7 @@ class ZarrSource:
     def dtype(self) -> np.dtype:
         return self.planes.projected_dtype(self.array_dtype)
 
-    def row_bytes(self) -> np.ndarray:
+    def file_sizes(self) -> np.ndarray:
         return self.sizes
 
     def reader(self, channels: list[int]) -> Reader:

@@ -104,7 +104,7 @@ class PageSource:
     def dtype(self) -> np.dtype:
         return self.planes.projected_dtype(self.page_dtype)
 
-    def row_bytes(self) -> np.ndarray:
+    def file_sizes(self) -> np.ndarray:
         files = self.file_of.reshape(len(self.file_of), -1)
         return np.where(files >= 0, self.sizes[files], 0)
 

@@ -34,6 +34,9 @@ class Source(Protocol):
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]: ...
 
+    # Bytes of the files of each row (n, ...); None where pixels lie at hand.
+    def file_sizes(self) -> np.ndarray | None: ...
+
 
 def array_source(images: np.ndarray) -> Source:
     backing = _backing_memmap(images)
@@ -69,6 +72,9 @@ class ArraySource:
 
     def reader(self, channels: list[int]) -> Reader:
         return lambda row: self.array[row][channels]
+
+    def file_sizes(self) -> None:
+        return None
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
         used, rows = np.unique(rows, return_inverse=True)
@@ -119,6 +125,9 @@ class MemmapSource:
             self.shape, self.dtype_code, raw, self.start, self.strides
         )
         return lambda row: array[row][channels]
+
+    def file_sizes(self) -> None:
+        return None
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
         return self, rows
@@ -222,6 +231,9 @@ class FileSource:
         if self.names.shape[1] == 1:
             return lambda row: self._read(row, 0)[channels]
         return lambda row: np.concatenate([self._read(row, c) for c in channels])
+
+    def file_sizes(self) -> np.ndarray:
+        return self.sizes
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
         used, rows = np.unique(rows, return_inverse=True)
