@@ -27,8 +27,9 @@ from gandl.images import ImageCollection
 BATCH = 32
 _DRAWING = 1  # tells the stream of random numbers from others of the same seed
 _TILE_PIXELS = BATCH * 128**2
-_CHUNK_BYTES = 2**27
-_PIECE_BYTES = 2**24  # what one thread reads at a time, unless an image is larger
+# Unless one image is larger: what goes through the network at a time, what a thread
+# reads at a time, and what is read ahead.
+_CHUNK_BYTES, _PIECE_BYTES, _AHEAD_BYTES = 2**25, 2**24, 2**27
 
 
 def embed(
@@ -84,9 +85,8 @@ def _cut(
         scaled = pad_to(load_scaled(images, rows, intensity_range), size)
         return np.stack([tiles(image, size) for image in scaled])
 
-    most = _images_in(_CHUNK_BYTES, images)
+    most = _images_in(_AHEAD_BYTES, images)
     pieces = reading_order(images, min(n, _images_in(_PIECE_BYTES, images)), most)
-    # As much in memory as is being embedded, where an image is not larger.
     n_ahead = max(1, most // max(map(len, pieces)))
     n_threads = n_readers(images)
     return read_ahead(load, pieces, n_threads, min(n_ahead, 2 * n_threads))
