@@ -6,7 +6,8 @@ import itertools
 import os
 import re
 import string
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -94,6 +95,7 @@ def list_folder(
     root = os.path.abspath(os.fsdecode(root))
     fields = _field_names(pattern)
     found = _matching_files(root, pattern)
+    path = partial(_path, root, pattern)
     if "channel" not in fields and isinstance(channels, Mapping):
         raise ValueError(
             f"A mapping of channels needs the field {{channel}} in the pattern, got "
@@ -105,7 +107,7 @@ def list_folder(
         channels = parts["channel"] if channels is None else channels
     for axis in [axis for axis in ("t", "z") if axis in fields]:
         parts[axis] = labels_of(axis, getattr(planes, axis), _known(found, axis))
-    paths, metadata = _group_files(root, pattern, fields, found, parts, lenient)
+    paths, metadata = _group_files(path, fields, found, parts, lenient)
     names = list(channels.values()) if isinstance(channels, Mapping) else channels
     names = None if names is None else tuple(names)
     inside, among = _by_field(planes, parts)
@@ -224,8 +226,7 @@ def _chosen_channels(
 
 
 def _group_files(
-    root: str,
-    pattern: str,
+    path: Callable[[Mapping[str, str]], str],
     fields: list[str],
     found: list[dict[str, str]],
     parts: dict[str, list[str]],
@@ -242,7 +243,7 @@ def _group_files(
     for row, image in zip(rows, keys, strict=True):
         for labels in itertools.product(*parts.values()):
             part = dict(zip(parts, labels, strict=True))
-            paths.append(_path(root, pattern, row | part))
+            paths.append(path(row | part))
             if labels not in images[image] and not lenient:
                 raise _lacking(row, part, paths[-1])
     shape = [len(parts.get(part, [""])) for part in ("channel", "t", "z")]
