@@ -55,7 +55,8 @@ def embedded(images):
 def test_each_file_is_read_once(X, pixels, read, monkeypatch, images_at_once, cut):
     image_bytes = 4 * pixels[0].size
     monkeypatch.setattr(gandl._embedding, "_CHUNK_BYTES", images_at_once * image_bytes)
-    monkeypatch.setattr(gandl._embedding, "_PIECE_BYTES", 2 * image_bytes)
+    # Four tiles, which is no whole number of images.
+    monkeypatch.setattr(gandl._embedding, "_PIECE_BYTES", image_bytes * 4 // 6)
     monkeypatch.setattr(gandl._embedding, "_AHEAD_BYTES", 3 * image_bytes)
     images, expected = X, ImageCollection.from_array(pixels)
     if cut:
