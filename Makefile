@@ -5,7 +5,7 @@ DATA ?=
 OUT ?= demo_output
 ARGS ?=
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-oldest lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gandl needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
@@ -19,6 +19,11 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# The readers with the oldest tifffile and zarr that pyproject.toml allows.
+test-oldest: .venv/installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/oldest tifffile==2024.8.10 zarr==3.0.8 crc32c==2.9.post0
+	PYTHONPATH=.venv/oldest $(BIN)/python -m pytest $(patsubst %,tests/images/test_%.py,readers ome_tiff ome_zarr planes) $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
 from gandl.images import ImageCollection, image_range, scale_intensity
-from gandl.images._sources import FileSource
 
 T = TypeVar("T")
 
 # Collections up to this size are read once and kept while training.
 _CACHE_BYTES = 2**30
 _READ_BYTES = 2**25  # of whole images in memory, while crops are cut from them
+# Threads that read files ahead: some decode while others wait for the disk.
+_N_READERS = 4
 _ORDER, _CROPS = 0, 1  # streams of random numbers of one seed
 
 
@@ -124,8 +126,9 @@ def training_batches(
     A batch, its crops too, depends on its number alone, so that training continues
     at any; ``first`` is where to begin. ``rows`` are those to draw from, all if None.
     """
-    if images.nbytes <= _CACHE_BYTES and isinstance(images._source, FileSource):
-        images = ImageCollection.from_array(np.asarray(images))
+    if images.nbytes <= _CACHE_BYTES and n_readers(images) > 1:
+        pixels = images.load_batch(slice(None), n_jobs=n_readers(images))
+        images = ImageCollection.from_array(pixels)
 
     among = np.arange(len(images)) if rows is None else rows
     n_read = max(1, _READ_BYTES // max(1, images.nbytes // len(images)))
@@ -144,17 +147,61 @@ def training_batches(
         return pad_to(np.concatenate(parts), size)
 
     order = shuffled_rows(len(among), batch_size, seed, first)
-    return read_ahead(load, enumerate(order, first))
+    n_threads = n_readers(images)
+    return read_ahead(load, enumerate(order, first), n_threads, n_threads)
 
 
-def read_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Generator[T]:
-    """Map ``function`` over ``items`` in order, one item ahead, in a thread."""
-    with ThreadPoolExecutor(1) as executor:
-        waiting = None
-        for item in items:
-            upcoming = executor.submit(function, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = upcoming
-        if waiting is not None:
-            yield waiting.result()
+def n_readers(images: ImageCollection) -> int:
+    """How many threads read ahead: several where there are files to decode."""
+    return 1 if images._source.file_sizes() is None else _N_READERS
+
+
+def reading_order(images: ImageCollection, n: int, most: int) -> list[np.ndarray]:
+    """Row numbers that are read at a time: ``n``, or all tiles of an image, up to most.
+
+    Tiles side by side that are cut from one image are read together: its file once.
+    """
+    rows = np.arange(len(images))
+    if images._offsets is None:
+        return np.split(rows, range(n, len(rows), n))
+    of_one_image = np.split(rows, np.flatnonzero(np.diff(images._rows)) + 1)
+    return [
+        p
+        for tiles in of_one_image
+        for p in np.split(tiles, range(most, len(tiles), most))
+    ]
+
+
+def regrouped(parts: Iterable[np.ndarray], n: int) -> Iterator[np.ndarray]:
+    """Put arrays together, and yield n of their items at a time, less at the end."""
+    held: list[np.ndarray] = []
+    for part in parts:
+        held.append(part)
+        while sum(map(len, held)) >= n:
+            whole = np.concatenate(held) if len(held) > 1 else held[0]
+            held = [whole[n:]] if len(whole) > n else []
+            yield whole[:n]
+            del whole
+    if held:
+        yield np.concatenate(held)
+
+
+def read_ahead(
+    function: Callable[[Any], T],
+    items: Iterable[Any],
+    n_threads: int = 1,
+    n_ahead: int = 1,
+) -> Generator[T]:
+    """Map ``function`` over ``items`` in order, some items ahead, in threads."""
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(n_threads) as executor:
+        try:
+            for item in items:
+                waiting.append(executor.submit(function, item))
+                if len(waiting) > n_ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -18,7 +18,6 @@ import gandl
 from gandl._storage import read_safetensors, require_safetensors, write_safetensors
 from gandl._tensors import to_arrays, to_tensors
 from gandl.images import ImageCollection
-from gandl.images._sources import FileSource
 
 _KIND = "checkpoint"
 _FORMAT = 1
@@ -189,9 +188,10 @@ def data_identity(
     their paths, which differ from one node of a cluster to the next.
     """
     pixels, ranges, rows = hashlib.sha256(), hashlib.sha256(), np.arange(len(images))
-    if isinstance(images._source, FileSource):
-        pixels.update(images._source.sizes[images._rows].tobytes())
-    if isinstance(images._source, FileSource) or images.nbytes > images.byte_limit:
+    sizes = images._source.file_sizes()
+    if sizes is not None:
+        pixels.update(sizes[images._rows].tobytes())
+    if sizes is not None or images.nbytes > images.byte_limit:
         rows = np.unique(np.linspace(0, len(images) - 1, _N_DIGESTED).round())
     for row in rows.astype(int):
         pixels.update(images.load_batch([row]).tobytes())

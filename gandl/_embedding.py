@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
 
-from gandl._batches import load_scaled, pad_to, read_ahead, tiles
+from gandl._batches import (
+    load_scaled,
+    n_readers,
+    pad_to,
+    read_ahead,
+    reading_order,
+    regrouped,
+    tiles,
+)
 from gandl.gan import Discriminator, Generator
 from gandl.images import ImageCollection
 
@@ -17,7 +27,9 @@ from gandl.images import ImageCollection
 BATCH = 32
 _DRAWING = 1  # tells the stream of random numbers from others of the same seed
 _TILE_PIXELS = BATCH * 128**2
-_CHUNK_BYTES = 2**27
+# Unless one image is larger: what goes through the network at a time, what a thread
+# reads at a time, and what is read ahead.
+_CHUNK_BYTES, _PIECE_BYTES, _AHEAD_BYTES = 2**25, 2**24, 2**27
 
 
 def embed(
@@ -38,23 +50,17 @@ def embed(
     and turns. ``whitening`` is a mean to subtract and a matrix to multiply with.
     """
 
-    def load(rows: np.ndarray) -> tuple[np.ndarray, int]:
-        scaled = pad_to(load_scaled(images, rows, intensity_range), size)
-        cut = [tiles(image, size) for image in scaled]
-        return np.concatenate(cut), len(cut[0])
-
     n_tiles = tiles_at_once(size)
-    image_bytes = 4 * math.prod(images.shape[1:])
-    n_images = max(1, min(BATCH, _CHUNK_BYTES // image_bytes))
+    n_images = min(BATCH, _images_in(_CHUNK_BYTES, images))
     affine = whitening and [torch.from_numpy(np.array(a)).to(device) for a in whitening]
-    rows = np.arange(len(images))
-    chunks = [rows[k : k + n_images] for k in range(0, len(rows), n_images)]
+    loaded = _cut(images, intensity_range, size, n_images)
     embedded = []
-    with torch.inference_mode():
-        for batch, tiles_each in read_ahead(load, chunks):
+    with torch.inference_mode(), closing(loaded):
+        for batch in regrouped(loaded, n_images):
+            tiles_each = batch.shape[1]
             n_turns = min(8, -(-n_views // tiles_each))
             parts = []
-            for part in torch.from_numpy(batch).split(n_tiles):
+            for part in torch.from_numpy(batch).flatten(0, 1).split(n_tiles):
                 filled = _filled(part, n_tiles).to(device)
                 views = [network.embed(t, features) for t in turned(filled, n_turns)]
                 parts.append(torch.stack(views).mean(dim=0)[: len(part)])
@@ -64,10 +70,30 @@ def embed(
                 # Row by row: in a product of matrices, bits depend on a row's place.
                 per_image = torch.stack([row @ matrix for row in per_image - mean])
             embedded.append(per_image.cpu())
-            if progress and len(chunks) > 1:
-                n = min(len(embedded) * n_images, len(rows))
-                progress(n / len(rows), f"{n:,} of {len(rows):,} images embedded")
+            if progress and len(images) > n_images:
+                n = min(len(embedded) * n_images, len(images))
+                progress(n / len(images), f"{n:,} of {len(images):,} images embedded")
     return torch.cat(embedded).numpy()
+
+
+def _cut(
+    images: ImageCollection, intensity_range: np.ndarray | None, size: int, n: int
+) -> abc.Generator[np.ndarray]:
+    """Read ahead and cut to tiles: (k, tiles, C, size, size), k some of n images."""
+
+    def load(rows: np.ndarray) -> np.ndarray:
+        scaled = pad_to(load_scaled(images, rows, intensity_range), size)
+        return np.stack([tiles(image, size) for image in scaled])
+
+    most = _images_in(_AHEAD_BYTES, images)
+    pieces = reading_order(images, min(n, _images_in(_PIECE_BYTES, images)), most)
+    n_ahead = max(1, most // max(map(len, pieces)))
+    n_threads = n_readers(images)
+    return read_ahead(load, pieces, n_threads, min(n_ahead, 2 * n_threads))
+
+
+def _images_in(n_bytes: int, images: ImageCollection) -> int:
+    return max(1, n_bytes // (4 * math.prod(images.shape[1:])))
 
 
 def tiles_at_once(size: int) -> int:

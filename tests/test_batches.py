@@ -1,6 +1,7 @@
 """Tiles, crops and batches."""
 
 import itertools
+import threading
 import time
 from contextlib import closing
 
@@ -11,6 +12,8 @@ from gandl._batches import (
     pad_to,
     random_crops,
     read_ahead,
+    reading_order,
+    regrouped,
     shuffled_rows,
     tile_starts,
     tiles,
@@ -139,3 +142,47 @@ def test_order_and_crops_do_not_depend_on_the_speed_of_reading(monkeypatch):
         return taken
 
     assert np.array_equal(first_batches(0), first_batches(0.02))
+
+
+def test_several_threads_read_ahead_and_memory_stays_bounded():
+    together = threading.Barrier(3)  # breaks unless three load at the same time
+    begun = []
+
+    def load(k):
+        begun.append(k)
+        together.wait(timeout=20)
+        return k
+
+    results = read_ahead(load, range(9), n_threads=3, n_ahead=4)
+    assert next(results) == 0
+    time.sleep(0.05)
+    assert max(begun) <= 5
+    assert list(results) == list(range(1, 9))
+
+
+def test_what_was_not_read_yet_is_not_read_when_closed():
+    begun = []
+
+    def load(k):
+        begun.append(k)
+        time.sleep(0.02)
+
+    results = read_ahead(load, range(50), n_ahead=20)
+    next(results)
+    results.close()
+    assert len(begun) < 10
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 20])
+def test_regrouping_keeps_order_and_leaves_nothing_out(n):
+    parts = [np.arange(k, k + 4) for k in (0, 4, 8)]
+    groups = list(regrouped(parts, n))
+    assert np.array_equal(np.concatenate(groups), np.arange(12))
+    assert [len(group) for group in groups[:-1]] == [n] * (len(groups) - 1)
+
+
+def test_tiles_of_an_image_are_read_together():
+    X = ImageCollection.from_array(np.zeros((5, 1, 64, 64), "uint8"))
+    assert [len(rows) for rows in reading_order(X, 2, 8)] == [2, 2, 1]
+    assert [len(rows) for rows in reading_order(X.tile(16), 2, 8)] == [8] * 10
+    assert [len(rows) for rows in reading_order(X.tile(16), 2, 99)] == [16] * 5

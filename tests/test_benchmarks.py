@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def _scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("_methods", "_screens", "_tasks", "embedding", "screen"):
+    for name in ("_methods", "_screens", "_tasks", "embedding", "reading", "screen"):
         sys.modules.pop(name, None)
 
 
@@ -70,6 +70,20 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     assert "Compare with care, rows differ in minutes: " in capsys.readouterr().out
     with pytest.raises(SystemExit, match="No method 'nothing'"):
         run(embedding, monkeypatch, "--methods", "nothing")
+
+
+def test_reading(tmp_path, monkeypatch, capsys):
+    import reading
+
+    out = tmp_path / "reading.json"
+    few = ("--sites", "2", "--size", "128", "--width", "64", "--files", "plain", "LZW")
+    run(reading, monkeypatch, *few, "--out", out)
+    results = json.loads(out.read_text())["results"]
+    assert [row["files"] for row in results] == ["plain", "LZW"]
+    for row in results:
+        assert 0 < row["waiting"] < 1
+        assert min(row["reading"], row["network"], row["both"]) > 0
+    assert "| LZW |" in capsys.readouterr().out
 
 
 def test_screen(tmp_path, monkeypatch, capsys):

@@ -19,13 +19,14 @@ from gandl.images._intensity import (
     spaced,
 )
 from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
+from gandl.images._ome import OmeView
 from gandl.images._readers import BYTE_LIMIT
 from gandl.images._sources import FileSource, Source, array_source
 from gandl.images._unreadable import split_unreadable
-from gandl.images._view import ImageView, pair, tile_offsets
+from gandl.images._view import pair, tile_offsets
 
 
-class ImageCollection(ImageView):
+class ImageCollection(OmeView):
     """Immutable, lazy view of a table of images of one shape and type.
 
     A collection behaves like an array of shape (n, C, H, W) whose pixels stay on
@@ -34,8 +35,8 @@ class ImageCollection(ImageView):
     that scikit-learn's splitters, searches and caches take it as they take an
     array. It pickles as a reference to its files, in kilobytes.
 
-    Collections are made by :meth:`from_folder`, :meth:`from_table` or
-    :meth:`from_array`.
+    Collections are made by :meth:`from_folder`, :meth:`from_table`,
+    :meth:`from_ome_tiff`, :meth:`from_ome_zarr` or :meth:`from_array`.
 
     Attributes
     ----------
@@ -141,6 +142,8 @@ class ImageCollection(ImageView):
         path: str | Sequence[str] | Mapping[str, str] = "path",
         root: str | os.PathLike[str] | None = None,
         channels: Sequence[str] | None = None,
+        z: int | str | None = None,
+        t: int | str | None = None,
         byte_limit: int = BYTE_LIMIT,
         on_error: str = "raise",
     ) -> ImageCollection:
@@ -159,6 +162,11 @@ class ImageCollection(ImageView):
         channels : sequence of str of length C, default=None
             The names of the channels. By default those of the mapping or of the
             columns, or "channel_0", "channel_1", ... for files that hold all.
+        z, t : int, "max" or "mean", default=None
+            Of TIFF stacks with several planes or time points: the one to take,
+            counted from 0, or a projection; the mean becomes float32 (float64 if of
+            32 bits or more). Pages that the file does not name are planes if only z is
+            given, time points if only t is, and else channels.
         byte_limit : int, default=4 GiB
             The size above which the collection refuses to become one array, and a
             file to be read.
@@ -198,7 +206,7 @@ class ImageCollection(ImageView):
         >>> list(X.metadata)
         ['dose']
         """
-        files = list_table(table, path, root, channels)
+        files = list_table(table, path, root, channels, z, t)
         return cls._from_files(files, byte_limit, on_error)
 
     @classmethod
@@ -208,6 +216,8 @@ class ImageCollection(ImageView):
         pattern: str,
         *,
         channels: Sequence[str] | Mapping[str, str] | None = None,
+        z: int | str | None = None,
+        t: int | str | None = None,
         byte_limit: int = BYTE_LIMIT,
         on_error: str = "raise",
     ) -> ImageCollection:
@@ -222,12 +232,16 @@ class ImageCollection(ImageView):
             in braces, such as ``"{plate}/{well}_s{site}_w{channel}.tif"``. A field
             stands for one or more characters of one name (as many as fit), and a
             repeated field for the same text again. Fields become columns of the
-            metadata, always of strings. The files that differ in ``{channel}``
-            alone make one image.
+            metadata, always of strings. The files that differ in ``{channel}``,
+            ``{z}`` and ``{t}`` alone make one image.
         channels : sequence of str or mapping of str to str, default=None
             With a ``{channel}`` field, the values of it to use, in this order, or a
             mapping from its values to the names of the channels; by default all.
             Without, the names of the channels in each file.
+        z, t : int, str, "max" or "mean", default=None
+            With a field ``{z}`` or ``{t}``, which of several planes or time points to
+            take, by its number or its text in the file names, or a projection. Without,
+            as in :meth:`from_table`.
         byte_limit : int, default=4 GiB
             The size above which the collection refuses to become one array, and a
             file to be read.
@@ -269,7 +283,8 @@ class ImageCollection(ImageView):
         0    p1  A01
         1    p1  A02
         """
-        files = list_folder(root, pattern, channels, lenient=on_error == "skip")
+        lenient = on_error == "skip"
+        files = list_folder(root, pattern, channels, z=z, t=t, lenient=lenient)
         return cls._from_files(files, byte_limit, on_error)
 
     @classmethod
@@ -281,7 +296,9 @@ class ImageCollection(ImageView):
         skipped = None
         if on_error == "skip":
             files, skipped = split_unreadable(files, byte_limit)
-        source = FileSource.from_paths(files.paths, byte_limit)
+        source = FileSource.from_paths(
+            files.paths, byte_limit, files.inside, files.among
+        )
         return cls._from_source(
             source, files.channels, files.metadata, byte_limit, skipped
         )

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
+
 _FIELD = re.compile(r"[A-Za-z_]\w*")
 _N_EXAMPLES = 3
 
 
 class FileTable(NamedTuple):
-    paths: np.ndarray  # (n, 1), or (n, C) with one file a channel
+    paths: np.ndarray  # (n, K) or (n, K, T, Z), K = 1 or C with one file a channel
     channels: tuple[str, ...] | None
     metadata: pd.DataFrame
+    inside: Planes = Planes()  # of the planes in a file
+    among: Planes = Planes()  # of the files of an image
 
 
 def list_table(
@@ -27,6 +33,8 @@ def list_table(
     path: str | Sequence[str] | Mapping[str, str],
     root: str | os.PathLike[str] | None,
     channels: Sequence[str] | None,
+    z: Choice = None,
+    t: Choice = None,
 ) -> FileTable:
     columns = [path] if isinstance(path, str) else list(path)
     if isinstance(path, Mapping):
@@ -47,7 +55,8 @@ def list_table(
             for name in table[column]
         ]
     names = None if channels is None else tuple(channels)
-    return FileTable(paths, names, table.drop(columns=columns))
+    metadata = table.drop(columns=columns)
+    return FileTable(paths, names, metadata, as_planes(z, t))
 
 
 def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
@@ -78,22 +87,42 @@ def list_folder(
     pattern: str,
     channels: Sequence[str] | Mapping[str, str] | None,
     *,
+    z: Choice = None,
+    t: Choice = None,
     lenient: bool = False,
 ) -> FileTable:
+    planes = as_planes(z, t)
     root = os.path.abspath(os.fsdecode(root))
     fields = _field_names(pattern)
     found = _matching_files(root, pattern)
-    if "channel" in fields:
-        return _group_channels(root, pattern, fields, found, channels, lenient)
-    if isinstance(channels, Mapping):
+    path = partial(_path, root, pattern)
+    if "channel" not in fields and isinstance(channels, Mapping):
         raise ValueError(
             f"A mapping of channels needs the field {{channel}} in the pattern, got "
             f"{pattern!r}."
         )
-    found.sort(key=lambda values: [natural_key(values[f]) for f in fields])
-    paths = [[_path(root, pattern, values)] for values in found]
-    names = None if channels is None else tuple(channels)
-    return FileTable(np.array(paths, dtype=object), names, _columns(found, fields))
+    parts = {}  # what the files of one image differ in, and the values to read
+    if "channel" in fields:
+        parts["channel"] = _chosen_channels(channels, _known(found, "channel"))
+        channels = parts["channel"] if channels is None else channels
+    for axis in [axis for axis in ("t", "z") if axis in fields]:
+        parts[axis] = labels_of(axis, getattr(planes, axis), _known(found, axis))
+    paths, metadata = _group_files(path, fields, found, parts, lenient)
+    names = list(channels.values()) if isinstance(channels, Mapping) else channels
+    names = None if names is None else tuple(names)
+    inside, among = _by_field(planes, parts)
+    return FileTable(paths, names, metadata, inside, among)
+
+
+# What is left to do within files, and what among the files that fields tell apart.
+def _by_field(planes: Planes, parts: Container[str]) -> tuple[Planes, Planes]:
+    fields = [axis for axis in ("z", "t") if axis in parts]
+    projected = {
+        axis: getattr(planes, axis)
+        for axis in fields
+        if getattr(planes, axis) in PROJECTIONS
+    }
+    return planes._replace(**dict.fromkeys(fields)), Planes(**projected)
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
@@ -182,41 +211,54 @@ def _columns(rows: Sequence[Mapping[str, str]], fields: list[str]) -> pd.DataFra
     return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
 
 
-def _group_channels(
-    root: str,
-    pattern: str,
-    fields: list[str],
-    found: list[dict[str, str]],
-    channels: Sequence[str] | Mapping[str, str] | None,
-    lenient: bool,
-) -> FileTable:
-    rest = [f for f in fields if f != "channel"]
-    images: dict[tuple[str, ...], set[str]] = {}
-    for values in found:
-        image = tuple(values[f] for f in rest)
-        images.setdefault(image, set()).add(values["channel"])
-    known = sorted(set().union(*images.values()), key=natural_key)
+def _known(found: list[dict[str, str]], field: str) -> list[str]:
+    return sorted({values[field] for values in found}, key=natural_key)
+
+
+def _chosen_channels(
+    channels: Sequence[str] | Mapping[str, str] | None, known: list[str]
+) -> list[str]:
     labels = known if channels is None else list(channels)
     unknown = [label for label in labels if label not in known]
     if unknown:
         raise ValueError(f"No file has the channels {unknown}; found are {known}.")
-    names = channels.values() if isinstance(channels, Mapping) else labels
+    return labels
+
+
+def _group_files(
+    path: Callable[[Mapping[str, str]], str],
+    fields: list[str],
+    found: list[dict[str, str]],
+    parts: dict[str, list[str]],
+    lenient: bool,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    rest = [f for f in fields if f not in parts]
+    images: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for values in found:
+        image = tuple(values[f] for f in rest)
+        images.setdefault(image, set()).add(tuple(values[f] for f in parts))
     keys = sorted(images, key=lambda image: [natural_key(value) for value in image])
     rows = [dict(zip(rest, image, strict=True)) for image in keys]
+    paths = []
     for row, image in zip(rows, keys, strict=True):
-        for label in labels:
-            if label not in images[image] and not lenient:
-                path = _path(root, pattern, {**row, "channel": label})
-                raise FileNotFoundError(
-                    f"Image {row} has no file of channel {label!r}: {path!r} is "
-                    "missing. Restore it, remove the image's other files, or leave "
-                    "the channel out with `channels`."
-                )
-    paths = [
-        [_path(root, pattern, {**row, "channel": label}) for label in labels]
-        for row in rows
-    ]
-    return FileTable(np.array(paths, dtype=object), tuple(names), _columns(rows, rest))
+        for labels in itertools.product(*parts.values()):
+            part = dict(zip(parts, labels, strict=True))
+            paths.append(path(row | part))
+            if labels not in images[image] and not lenient:
+                raise _lacking(row, part, paths[-1])
+    shape = [len(parts.get(part, [""])) for part in ("channel", "t", "z")]
+    return np.array(paths, dtype=object).reshape(-1, *shape), _columns(rows, rest)
+
+
+def _lacking(row: dict[str, str], part: dict[str, str], path: str) -> OSError:
+    named = ", ".join(f"{field} {label!r}" for field, label in part.items())
+    remedy = "leave the channel out with `channels`"
+    if list(part) != ["channel"]:
+        remedy = f"choose others with {', '.join(part)}".replace("channel", "channels")
+    return FileNotFoundError(
+        f"Image {row} has no file of {named}: {path!r} is missing. Restore it, remove "
+        f"the image's other files, or {remedy}."
+    )
 
 
 def channel_names(channels: Sequence[str] | None, n: int) -> tuple[str, ...]:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from gandl.images._planes import PlaneError, Planes, project
+
 # A header or a view that asks for more memory than this is refused.
 BYTE_LIMIT = 4 * 2**30
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_REMEDY = "Restore or convert the file, or leave it out of the collection."
+REMEDY = "Restore or convert the file, or leave it out of the collection."
 INSTALL = 'pip install "gandl[io]"'
 
 
@@ -67,6 +69,16 @@ def read_image(
     >>> image.shape, image.dtype
     ((1, 8, 10), dtype('uint16'))
     """
+    return read_planes(path, None, byte_limit)
+
+
+def read_planes(
+    path: str | os.PathLike[str], planes: Planes | None, byte_limit: int
+) -> np.ndarray:
+    """Read an image file (C, H, W), and of its stacks the planes asked for.
+
+    None takes the one axis of a stack, whatever it is, for channels.
+    """
     path = os.fsdecode(path)
     try:
         with open(path, "rb") as file:
@@ -82,22 +94,31 @@ def read_image(
         if head[:8] == _PNG_MAGIC:
             _check_chunks(path)
         if is_tiff:
-            image = _read_tiff(path, byte_limit)
-        elif head[:8] == _PNG_MAGIC and head[24:25] == b"\x10" and head[25:26] != b"\0":
+            return _as_channels_first(_read_tiff(path, byte_limit, planes))
+        if planes is not None:
+            planes.indices("z", 1)
+            planes.indices("t", 1)
+        if head[:8] == _PNG_MAGIC and head[24:25] == b"\x10" and head[25:26] != b"\0":
             image = _read_deep_png(path, head, byte_limit)
         else:
             image = _read_pillow(path, byte_limit)
         return _as_channels_first(image)
     except ImportError:
         raise
+    except PlaneError as exc:
+        raise ValueError(f"{path!r} {exc}") from exc
     # The libraries answer a damaged file with errors of any type.
     except Exception as exc:
-        if "imagecodecs" in str(exc):
-            remedy = f"Install the codecs: {INSTALL}."
-        else:
-            remedy = _REMEDY
-        reason = str(exc).rstrip(".") or type(exc).__name__
-        raise ValueError(f"Cannot read {path!r}: {reason}. {remedy}") from exc
+        raise unreadable(path, exc) from exc
+
+
+def unreadable(path: str, error: Exception) -> ValueError:
+    """What a library said of a file, with the file and what to do in the message."""
+    remedy = REMEDY
+    if "imagecodecs" in str(error):
+        remedy = f"Install the codecs: {INSTALL}."
+    reason = str(error).rstrip(".") or type(error).__name__
+    return ValueError(f"Cannot read {path!r}: {reason}. {remedy}")
 
 
 def named(error: OSError, path: str) -> OSError:
@@ -107,10 +128,10 @@ def named(error: OSError, path: str) -> OSError:
             f"No such image file: {path!r}. Restore the file, mend its path (relative "
             "paths are joined to `root`), or leave its row out of the collection."
         )
-    return type(error)(f"Cannot read {path!r}: {error.strerror}. {_REMEDY}")
+    return type(error)(f"Cannot read {path!r}: {error.strerror}. {REMEDY}")
 
 
-def _check_promise(n_bytes: int, byte_limit: int) -> None:
+def check_promise(n_bytes: int, byte_limit: int) -> None:
     if n_bytes > byte_limit:
         raise ValueError(
             f"its header promises {n_bytes / 2**30:.4g} GiB of pixels, more than "
@@ -120,30 +141,78 @@ def _check_promise(n_bytes: int, byte_limit: int) -> None:
 
 # Axes are returned by name, one letter each, beside the pixels.
 def _read_tiff(
-    path: str, byte_limit: int, is_ome: bool | None = None
+    path: str, byte_limit: int, planes: Planes | None, is_ome: bool | None = None
 ) -> tuple[np.ndarray, str]:
-    _check_directories(path)
+    check_directories(path)
     with tifffile.TiffFile(path, is_ome=is_ome) as tif:
         n_pages = sum(len(series.pages) for series in tif.series)
         if tif.is_ome and n_pages > len(tif.pages):
             # The header describes other files too: this file's own pages alone.
-            return _read_tiff(path, byte_limit, is_ome=False)
+            return _read_tiff(path, byte_limit, planes, is_ome=False)
         if len(tif.series) != 1:
             shapes = ", ".join(str(series.shape) for series in tif.series)
             raise ValueError(
                 f"it holds {len(tif.series)} image series, of shapes ({shapes}), "
-                "where one is expected"
+                f"where one is expected{' (see from_ome_tiff)' if tif.is_ome else ''}"
             )
         series = tif.series[0]
         n_bytes = int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize
-        _check_promise(n_bytes, byte_limit)
+        check_promise(n_bytes, byte_limit)
         _check_extent(tif, series, n_bytes)
+        if planes is not None:
+            return _read_chosen(tif, series, planes)
         # Reading many files at once is the caller's choice, not each file's.
         return tif.asarray(series=0, maxworkers=1), series.axes
 
 
+def _read_chosen(tif: Any, series: Any, planes: Planes) -> tuple[np.ndarray, str]:
+    axes, shape = _named_axes(series.axes, series.shape, planes), series.shape
+    n = {axis: shape[axes.index(axis)] if axis in axes else 1 for axis in "TZ"}
+    times, depths = planes.indices("t", n["T"]), planes.indices("z", n["Z"])
+    rest = "".join(axis for axis in axes if axis not in "TZ")
+    if max(n.values()) == 1 and rest == axes:
+        return tif.asarray(series=0, maxworkers=1), axes
+    page = series.keyframe.shape
+    n_outer = len(shape) - len(page)
+    # One page a plane, as nearly always: only the pages needed are read.
+    by_page = (
+        shape[n_outer:] == page
+        and len(series.pages) == np.prod(shape[:n_outer], dtype=int)
+        and not set("TZ") & set(axes[n_outer:])
+    )
+    if by_page:
+        numbers = np.arange(len(series.pages)).reshape(shape[:n_outer])
+    else:
+        whole = tif.asarray(series=0, maxworkers=1)
+
+    def plane(t: int, z: int) -> np.ndarray:
+        at = tuple({"T": t, "Z": z}.get(axis, slice(None)) for axis in axes)
+        if not by_page:
+            return whole[at]
+        pages = np.asarray(numbers[at[:n_outer]])
+        pixels = tif.asarray(key=pages.ravel().tolist(), series=0, maxworkers=1)
+        return pixels.reshape(*pages.shape, *page)
+
+    def moment(t: int) -> np.ndarray:
+        return project((plane(t, z) for z in depths), planes.z)
+
+    return project(map(moment, times), planes.t), rest
+
+
+# Pages without a name are planes where planes are asked for and none have the name.
+def _named_axes(axes: str, shape: tuple[int, ...], planes: Planes) -> str:
+    asked = [axis for axis in "zt" if getattr(planes, axis) is not None]
+    unnamed = [k for k, a in enumerate(axes) if a in "QI" and shape[k] > 1]
+    named = set("ZT") & {a for a, n in zip(axes, shape, strict=True) if n > 1}
+    if len(asked) != 1 or len(unnamed) != 1 or asked[0].upper() in named:
+        return axes
+    name = asked[0].upper()
+    axes = axes.replace(name, "Q")  # an axis of one plane
+    return axes[: unnamed[0]] + name + axes[unnamed[0] + 1 :]
+
+
 # Where the chain of page directories breaks off, tifffile leaves pages out.
-def _check_directories(path: str) -> None:
+def check_directories(path: str) -> None:
     with open(path, "rb") as file:
         head = file.read(16)
         order = "<" if head[:2] == b"II" else ">"
@@ -227,7 +296,7 @@ def _read_pillow(path: str, byte_limit: int) -> tuple[np.ndarray, str]:
         mode = picture.mode
         n_bytes_a_value = 4 if mode in ("I", "F") else 2 if mode[:4] == "I;16" else 1
         n_values = picture.width * picture.height * len(picture.getbands())
-        _check_promise(n_values * n_bytes_a_value, byte_limit)
+        check_promise(n_values * n_bytes_a_value, byte_limit)
         array = np.asarray(picture.convert("RGB") if mode in ("P", "PA") else picture)
         # Pillow before version 11 widens 16-bit grey PNG to 32 bits.
         if mode == "I" and picture.format == "PNG":
@@ -246,7 +315,7 @@ def _read_deep_png(path: str, head: bytes, byte_limit: int) -> tuple[np.ndarray,
         ) from exc
 
     width, height = (int.from_bytes(head[k : k + 4], "big") for k in (16, 20))
-    _check_promise(width * height * 8, byte_limit)
+    check_promise(width * height * 8, byte_limit)
     with open(path, "rb") as file:
         array = png_decode(file.read())
     return array, "YXS"[: array.ndim]

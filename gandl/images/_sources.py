@@ -10,15 +10,17 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from gandl.images._readers import named, read_image
+from gandl.images._planes import Planes, project
+from gandl.images._readers import named, read_planes
 from gandl.images._state import pack_names, unpack_names
 
 Reader = Callable[[int], np.ndarray]
+AS_IS = Planes()
 
 
 class Source(Protocol):
@@ -31,6 +33,9 @@ class Source(Protocol):
     def reader(self, channels: list[int]) -> Reader: ...
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]: ...
+
+    # Bytes of the files of each row (n, ...); None where pixels lie at hand.
+    def file_sizes(self) -> np.ndarray | None: ...
 
 
 def array_source(images: np.ndarray) -> Source:
@@ -67,6 +72,9 @@ class ArraySource:
 
     def reader(self, channels: list[int]) -> Reader:
         return lambda row: self.array[row][channels]
+
+    def file_sizes(self) -> None:
+        return None
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
         used, rows = np.unique(rows, return_inverse=True)
@@ -118,6 +126,9 @@ class MemmapSource:
         )
         return lambda row: array[row][channels]
 
+    def file_sizes(self) -> None:
+        return None
+
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
         return self, rows
 
@@ -135,21 +146,31 @@ def _backing_memmap(array: Any) -> np.memmap | None:
 @dataclass(frozen=True)
 class FileSource:
     folder: str  # the common beginning of all paths
-    names: np.ndarray  # (n, 1), or (n, C) with one file a channel
+    names: np.ndarray  # (n, K, T, Z), K of one file for all channels or one for each
     sizes: np.ndarray  # in bytes, shape of names
     mtimes: np.ndarray  # in nanoseconds, shape of names
     image_shape: tuple[int, int, int]
-    dtype: np.dtype
+    file_dtype: np.dtype
     byte_limit: int
+    inside: Planes  # of the planes in a file
+    among: Planes  # of the files of an image
 
-    # Opens the first file; of all others takes note of size and time.
+    # Opens the first file; of all others takes note of size and time. Paths are
+    # (n, K), or (n, K, T, Z) where an image's time points or planes are files.
     @classmethod
-    def from_paths(cls, paths: np.ndarray, byte_limit: int) -> FileSource:
+    def from_paths(
+        cls,
+        paths: np.ndarray,
+        byte_limit: int,
+        inside: Planes = AS_IS,
+        among: Planes = AS_IS,
+    ) -> FileSource:
+        paths = paths.reshape(*paths.shape[:2], *(paths.shape[2:] or (1, 1)))
         flat = paths.ravel().tolist()
         stamps = np.array([stamp(path) for path in flat], dtype=np.int64)
-        folder = _common_folder(flat)
+        folder = common_folder(flat)
         names = np.array([path[len(folder) :] for path in flat], dtype=object)
-        first = read_image(flat[0], byte_limit=byte_limit)
+        first = read_planes(flat[0], inside, byte_limit)
         n_channels = paths.shape[1] if paths.shape[1] > 1 else first.shape[0]
         if paths.shape[1] > 1 and first.shape[0] != 1:
             raise ValueError(
@@ -165,15 +186,25 @@ class FileSource:
             (n_channels, *first.shape[1:]),
             first.dtype,
             byte_limit,
+            inside,
+            among,
         )
 
     @classmethod
-    def _from_state(cls, *state: Any) -> FileSource:
-        folder, packed, sizes, mtimes, image_shape, dtype, byte_limit = state
+    def _from_state(cls, folder: str, packed: Any, *state: Any) -> FileSource:
         names = unpack_names(packed)
-        sizes, mtimes = sizes.reshape(names.shape), mtimes.reshape(names.shape)
-        dtype = np.dtype(dtype)
-        return cls(folder, names, sizes, mtimes, image_shape, dtype, byte_limit)
+        sizes, mtimes, image_shape, dtype, byte_limit, inside, among = state
+        return cls(
+            folder,
+            names,
+            sizes.reshape(names.shape),
+            mtimes.reshape(names.shape),
+            image_shape,
+            np.dtype(dtype),
+            byte_limit,
+            Planes(*inside),
+            Planes(*among),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._from_state, (
@@ -182,53 +213,66 @@ class FileSource:
             self.sizes.flatten(),
             self.mtimes.flatten(),
             self.image_shape,
-            self.dtype.str,
+            self.file_dtype.str,
             self.byte_limit,
+            tuple(self.inside),
+            tuple(self.among),
         )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self.names), *self.image_shape)
 
+    @property
+    def dtype(self) -> np.dtype:
+        return self.among.projected_dtype(self.file_dtype)
+
     def reader(self, channels: list[int]) -> Reader:
         if self.names.shape[1] == 1:
-            return lambda row: self._read_file(row, 0)[channels]
-        return lambda row: np.concatenate([self._read_file(row, c) for c in channels])
+            return lambda row: self._read(row, 0)[channels]
+        return lambda row: np.concatenate([self._read(row, c) for c in channels])
+
+    def file_sizes(self) -> np.ndarray:
+        return self.sizes
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
         used, rows = np.unique(rows, return_inverse=True)
         if len(used) == len(self.names):
             return self, rows
-        source = FileSource(
-            self.folder,
-            self.names[used],
-            self.sizes[used],
-            self.mtimes[used],
-            self.image_shape,
-            self.dtype,
-            self.byte_limit,
+        source = replace(
+            self,
+            names=self.names[used],
+            sizes=self.sizes[used],
+            mtimes=self.mtimes[used],
         )
         return source, rows
 
-    def _read_file(self, row: int, column: int) -> np.ndarray:
-        path = self.folder + self.names[row, column]
-        check_unchanged(
-            path, int(self.sizes[row, column]), int(self.mtimes[row, column])
-        )
-        image = read_image(path, byte_limit=self.byte_limit)
+    def _read(self, row: int, column: int) -> np.ndarray:
+        n_times, n_depths = self.names.shape[2:]
+
+        def moment(t: int) -> np.ndarray:
+            depths = (self._read_file(row, column, t, z) for z in range(n_depths))
+            return project(depths, self.among.z)
+
+        return project(map(moment, range(n_times)), self.among.t)
+
+    def _read_file(self, *place: int) -> np.ndarray:
+        path = self.folder + self.names[place]
+        check_unchanged(path, int(self.sizes[place]), int(self.mtimes[place]))
+        image = read_planes(path, self.inside, self.byte_limit)
         n_channels = self.image_shape[0] if self.names.shape[1] == 1 else 1
         expected = (n_channels, *self.image_shape[1:])
-        if image.shape != expected or image.dtype != self.dtype:
+        if image.shape != expected or image.dtype != self.file_dtype:
             raise ValueError(
                 f"{path!r} holds an image of shape {image.shape} and type "
                 f"{image.dtype}, where the collection's first file announces shape "
-                f"{expected} and type {self.dtype}. Crop or convert the file, or "
+                f"{expected} and type {self.file_dtype}. Crop or convert the file, or "
                 "leave it out of the collection."
             )
         return image
 
 
-def _common_folder(paths: list[str]) -> str:
+def common_folder(paths: list[str]) -> str:
     # What the first and the last in order begin with, all between begin with.
     try:
         return os.path.commonpath([min(paths), max(paths)])

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
 from gandl.images._layouts import FileTable
-from gandl.images._readers import INSTALL, read_image
+from gandl.images._planes import Planes
+from gandl.images._readers import INSTALL, read_planes
+
+Kind = tuple[tuple[int, ...], str]
+
+
+class Seen(NamedTuple):
+    """What an image holds, or which of its files is at fault and why."""
+
+    kind: Kind | None
+    path: str
+    reason: str
 
 
 def split_unreadable(
@@ -21,55 +35,62 @@ def split_unreadable(
     image of another shape or type than most is left out as well.
     """
     seen = Parallel(require="sharedmem")(
-        delayed(_examine)(row, byte_limit) for row in files.paths
+        delayed(_examine)(row.ravel(), files.inside, byte_limit) for row in files.paths
     )
-    kinds = Counter(kind for kind, _, _ in seen if kind is not None)
+    good, skipped = sort_out(seen, files.metadata)
+    metadata = files.metadata[good].reset_index(drop=True)
+    return files._replace(paths=files.paths[good], metadata=metadata), skipped
+
+
+def sort_out(
+    seen: Sequence[Seen], metadata: pd.DataFrame
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Which images are like most, and the table of the others."""
+    kinds = Counter(one.kind for one in seen if one.kind is not None)
     if not kinds:
         _, path, reason = seen[0]
         raise ValueError(f"None of {len(seen)} images can be used. {path!r}: {reason}")
     usual = kinds.most_common(1)[0][0]
-    faults: list[tuple[str, str]] = []
-    for k, (kind, path, reason) in enumerate(seen):
-        if kind is None:
-            faults.append((path, reason))
-        elif kind != usual:
-            reason = f"It holds {_text(kind)}, where others hold {_text(usual)}."
-            faults.append((files.paths[k][0], reason))
-        else:
-            faults.append(("", ""))
-    bad = np.array([bool(reason) for _, reason in faults])
-    columns = {"path": 0, "reason": 1}
-    skipped = files.metadata[bad].rename(columns={k: f"{k}_" for k in columns})
+    good = np.array([one.kind == usual for one in seen])
+    own = {name: f"{name}_" for name in ("path", "reason")}
+    skipped = metadata[~good].rename(columns=own)
+    bad = [one for one in seen if one.kind != usual]
+    odd = "It holds {}, where others hold {}."
     skipped = skipped.assign(
-        **{name: [f[k] for f in faults if f[1]] for name, k in columns.items()}
+        path=[one.path for one in bad],
+        reason=[o.reason or odd.format(_text(o.kind), _text(usual)) for o in bad],
     )
-    metadata = files.metadata[~bad].reset_index(drop=True)
-    kept = files._replace(paths=files.paths[~bad], metadata=metadata)
-    return kept, skipped.reset_index(drop=True)
+    return good, skipped.reset_index(drop=True)
 
 
-Kind = tuple[tuple[int, ...], str]
+def examine(path: str, read: Callable[[], np.ndarray]) -> Seen:
+    """Read an image, or note why that is not possible."""
+    try:
+        image = read()
+    except (OSError, ValueError) as error:
+        if INSTALL in str(error):
+            raise  # the package is at fault, not the image
+        return Seen(None, path, str(error))
+    if not np.isfinite(image).all():
+        return Seen(None, path, "It holds NaN or infinity.")
+    return Seen((image.shape, str(image.dtype)), path, "")
 
 
-def _examine(row: np.ndarray, byte_limit: int) -> tuple[Kind | None, str, str]:
-    """What the files of an image hold, or which one is at fault and why."""
-    kind: Kind | None = None
-    for path in row:
-        try:
-            image = read_image(path, byte_limit=byte_limit)
-        except (OSError, ValueError) as error:
-            if INSTALL in str(error):
-                raise  # the package is at fault, not the image
-            return None, path, str(error)
-        if not np.isfinite(image).all():
-            return None, path, "It holds NaN or infinity."
-        if kind is not None and kind != (image.shape, str(image.dtype)):
-            reason = f"It holds {_text((image.shape, str(image.dtype)))}, "
-            return None, path, f"{reason}other channels of the image {_text(kind)}."
-        kind = (image.shape, str(image.dtype))
-    return kind, "", ""
+def _examine(paths: np.ndarray, inside: Planes, byte_limit: int) -> Seen:
+    """What the files of an image hold, which are all to hold the same."""
+    first: Seen | None = None
+    for path in paths:
+        seen = examine(path, partial(read_planes, path, inside, byte_limit))
+        if seen.kind is None:
+            return seen
+        if first is not None and first.kind != seen.kind:
+            reason = f"It holds {_text(seen.kind)}, other channels of the image "
+            return Seen(None, path, f"{reason}{_text(first.kind)}.")
+        first = first or seen
+    assert first is not None
+    return first
 
 
-def _text(kind: Kind) -> str:
-    shape, dtype = kind
+def _text(kind: Kind | None) -> str:
+    shape, dtype = kind or ((), "")
     return f"{' x '.join(map(str, shape))} {dtype}"

@@ -1,0 +1,293 @@
+"""Making collections of OME-TIFF and OME-Zarr."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Self
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from gandl.images._chunks import ZarrSource
+from gandl.images._ome_tiff import Unlisted, list_ome_tiff
+from gandl.images._ome_zarr import list_ome_zarr
+from gandl.images._pages import PageSource
+from gandl.images._planes import Choice, as_planes
+from gandl.images._readers import BYTE_LIMIT
+from gandl.images._sources import Source
+from gandl.images._unreadable import Seen, examine, sort_out
+from gandl.images._view import ImageView
+
+# The source of some images, their channels and metadata, and those left out.
+Listed = tuple[Source, Sequence[str], pd.DataFrame, pd.DataFrame | None]
+
+
+def list_tiff(
+    paths: Any,
+    channels: Sequence[str] | None,
+    z: Choice,
+    t: Choice,
+    byte_limit: int,
+    on_error: str,
+) -> Listed:
+    """What ``from_ome_tiff`` makes a collection of."""
+    planes = as_planes(z, t)
+    found = list_ome_tiff(paths, planes, lenient=_is_lenient(on_error))
+    make = partial(PageSource.from_images, planes=planes, byte_limit=byte_limit)
+    return _listed(found, make, channels, on_error)
+
+
+def list_zarr(
+    paths: Any,
+    channels: Sequence[str] | None,
+    level: int,
+    z: Choice,
+    t: Choice,
+    fill_missing: bool,
+    byte_limit: int,
+    on_error: str,
+) -> Listed:
+    """What ``from_ome_zarr`` makes a collection of."""
+    planes, level = as_planes(z, t), operator.index(level)
+    found = list_ome_zarr(paths, level, planes, lenient=_is_lenient(on_error))
+    make = partial(
+        ZarrSource.from_images,
+        planes=planes,
+        byte_limit=byte_limit,
+        fill_missing=fill_missing,
+    )
+    return _listed(found, make, channels, on_error)
+
+
+def _is_lenient(on_error: str) -> bool:
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'on_error is "raise" or "skip", got {on_error!r}.')
+    return on_error == "skip"
+
+
+def _listed(
+    found: Sequence[Any],
+    make: Callable[[Sequence[Any]], Source],
+    channels: Sequence[str] | None,
+    on_error: str,
+) -> Listed:
+    metadata = pd.DataFrame([image.row for image in found], dtype=object)
+    skipped = None
+    if _is_lenient(on_error):
+        usual = _usual_channels(found) if channels is None else None
+        seen = Parallel(require="sharedmem")(
+            delayed(_seen)(image, make, usual) for image in found
+        )
+        good, skipped = sort_out(seen, metadata)
+        found = [image for image, kept in zip(found, good, strict=True) if kept]
+        metadata = metadata[good]
+    first = found[0]
+    for image in found:
+        _check_like(image, first, named=channels is None)
+    metadata = metadata.dropna(axis=1, how="all").infer_objects()
+    names = first.channels if channels is None else channels
+    return make(found), names, metadata, skipped
+
+
+def _usual_channels(found: Sequence[Any]) -> tuple[str, ...] | None:
+    counts = Counter(one.channels for one in found if not isinstance(one, Unlisted))
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _seen(
+    image: Any, make: Callable[[Sequence[Any]], Source], usual: tuple[str, ...] | None
+) -> Seen:
+    if isinstance(image, Unlisted):
+        return Seen(None, image.path, image.reason)
+    if usual is not None and image.channels != usual:
+        reason = f"It has channels {image.channels}, where others have {usual}."
+        return Seen(None, image.path, reason)
+    every = list(range(len(image.channels)))
+    return examine(image.path, lambda: make([image]).reader(every)(0))
+
+
+def _check_like(image: Any, first: Any, *, named: bool) -> None:
+    for what, of in (
+        ("channels", lambda one: one.channels if named else len(one.channels)),
+        ("size", lambda one: one.size),
+        ("type", lambda one: str(one.dtype)),
+        ("axes", lambda one: getattr(one, "axes", None)),
+    ):
+        if of(image) != of(first):
+            row = {k: v for k, v in image.row.items() if k != "pixel_size"}
+            raise ValueError(
+                f"Image {row} of {image.path!r} has {what} {of(image)}, where the "
+                f"first image has {of(first)}. Read images of one kind at a time, or "
+                'pass on_error="skip" to leave out those that are not like most.'
+            )
+
+
+class OmeView(ImageView):
+    """The constructors of collections from OME files."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_ome_tiff(
+        cls,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        channels: Sequence[str] | None = None,
+        z: int | str | None = None,
+        t: int | str | None = None,
+        byte_limit: int = BYTE_LIMIT,
+        on_error: str = "raise",
+    ) -> Self:
+        """Make a collection of the images in OME-TIFF files, one row a series.
+
+        Parameters
+        ----------
+        paths : str, path-like or sequence of these
+            Files, folders (with all OME-TIFF files below) or patterns such as
+            ``"plates/**/*.ome.tif"``. Of a set of files that share their OME-XML, or
+            have it in a companion file, naming one is enough.
+        channels : sequence of str of length C, default=None
+            The names of the channels; by default those in the OME-XML.
+        z, t : int, "max" or "mean", default=None
+            Of several planes or time points: the one to take, counted from 0, or a
+            projection; the mean becomes float32 (float64 if of 32 bits or more).
+        byte_limit : int, default=4 GiB
+            The size above which the collection refuses to become one array, and an
+            image to be read.
+        on_error : {"raise", "skip"}, default="raise"
+            What becomes of an image that cannot be used: its file is missing or broken,
+            its channels, shape or type are not those of most, or it holds NaN. "raise":
+            an error. "skip": all images are read now, and such ones left out and listed
+            in :attr:`skipped`.
+
+        Returns
+        -------
+        ImageCollection
+            A collection in the order of the files' names and their series. Its
+            metadata has "file", "series" (from 0), "name", "plate", "well" and
+            "site" (the place in the well, from "1") where the OME-XML has them, and
+            "pixel_size", the width of a pixel in µm.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If a file has no OME-XML, or is broken; if images differ in channels, shape
+            or type; if they have several planes and neither is chosen.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import tifffile
+        >>> from gandl.images import ImageCollection
+        >>> about = {"axes": "CYX", "Channel": {"Name": ["dna", "actin"]}}
+        >>> about |= {"PhysicalSizeX": 0.65, "PhysicalSizeY": 0.65}
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     with tifffile.TiffWriter(f"{root}/a.ome.tif") as file:
+        ...         for _ in range(3):
+        ...             file.write(np.zeros((2, 8, 8), "uint16"), metadata=about)
+        ...     X = ImageCollection.from_ome_tiff(root)
+        >>> X
+        ImageCollection(3 images, channels: dna, actin, 8 x 8 pixels, uint16)
+        >>> X.metadata["pixel_size"].tolist()
+        [0.65, 0.65, 0.65]
+        """
+        listed = list_tiff(paths, channels, z, t, byte_limit, on_error)
+        return cls._from_listed(listed, byte_limit)
+
+    @classmethod
+    def from_ome_zarr(
+        cls,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        channels: Sequence[str] | None = None,
+        level: int = 0,
+        z: int | str | None = None,
+        t: int | str | None = None,
+        fill_missing: bool = False,
+        byte_limit: int = BYTE_LIMIT,
+        on_error: str = "raise",
+    ) -> Self:
+        """Make a collection of OME-Zarr plates or images, read chunk by chunk.
+
+        Parameters
+        ----------
+        paths : str, path-like or sequence of these
+            Folders of OME-Zarr 0.4 or 0.5: plates, single images, or what
+            bioformats2raw writes.
+        channels : sequence of str of length C, default=None
+            The names of the channels; by default the labels in the metadata.
+        level : int, default=0
+            The level of resolution; 0 is the full one.
+        z, t : int, "max" or "mean", default=None
+            Of several planes or time points: the one to take, counted from 0, or a
+            projection; the mean becomes float32 (float64 if of 32 bits or more).
+        fill_missing : bool, default=False
+            Whether a chunk that is not there stands for a chunk of the fill value, as
+            the format has it, instead of being an error.
+        byte_limit : int, default=4 GiB
+            The size above which the collection refuses to become one array, and an
+            image or a chunk to be read.
+        on_error : {"raise", "skip"}, default="raise"
+            What becomes of an image that cannot be used: a chunk is missing or broken,
+            its channels, shape or type are not those of most, or it holds NaN. "raise":
+            an error. "skip": all images are read now, and such ones left out and listed
+            in :attr:`skipped`.
+
+        Returns
+        -------
+        ImageCollection
+            A collection in the order of the stores and, in a plate, of its wells and
+            their fields. Its metadata has "store", of plates "plate", "well" (such as
+            "A01"), "site" (the field's name) and "acquisition" where there is one, and
+            "pixel_size", the width of a pixel in µm at that level, where stated.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a folder or a chunk is missing.
+        ImportError
+            If zarr 3 is not installed.
+        ValueError
+            If a store is of another version, or broken; if images differ in channels,
+            shape or type; if they have several planes and neither is chosen.
+
+        Notes
+        -----
+        What a changed store is noticed by are the sizes and the latest modification
+        time of each channel's chunks and of the array's metadata.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import zarr
+        >>> from gandl.images import ImageCollection
+        >>> axes = [{"name": name, "type": "space"} for name in "yx"]
+        >>> scale = {"axes": axes, "datasets": [{"path": "0"}]}
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     image = zarr.create_group(root)
+        ...     image.attrs["ome"] = {"version": "0.5", "multiscales": [scale]}
+        ...     pixels = image.create_array("0", shape=(8, 8), dtype="uint16")
+        ...     pixels[:] = np.ones((8, 8))
+        ...     X = ImageCollection.from_ome_zarr(root)
+        >>> X
+        ImageCollection(1 image, channels: channel_0, 8 x 8 pixels, uint16)
+        """
+        listed = list_zarr(
+            paths, channels, level, z, t, fill_missing, byte_limit, on_error
+        )
+        return cls._from_listed(listed, byte_limit)
+
+    @classmethod
+    def _from_listed(cls, listed: Listed, byte_limit: int) -> Self:
+        source, channels, metadata, skipped = listed
+        return cls._from_source(  # type: ignore[attr-defined]
+            source, channels, metadata, byte_limit, skipped
+        )

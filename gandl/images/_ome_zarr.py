@@ -1,0 +1,218 @@
+"""OME-Zarr stores, plates among them -> images, with what their metadata say."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gandl.images._ome_tiff import Unlisted
+from gandl.images._planes import PlaneError, Planes
+from gandl.images._readers import INSTALL, REMEDY, unreadable
+
+_VERSIONS = ("0.4", "0.5")
+_MICROMETRES = {
+    "angstrom": 1e-4,
+    "picometer": 1e-6,
+    "nanometer": 1e-3,
+    "micrometer": 1.0,
+    "millimeter": 1e3,
+    "centimeter": 1e4,
+    "meter": 1e6,
+    "inch": 25_400.0,
+}
+
+
+class ZarrImage(NamedTuple):
+    """An image in an OME-Zarr store: what is known of it, and which array it is."""
+
+    path: str  # of the array
+    row: dict[str, Any]  # of the metadata
+    channels: tuple[str, ...]
+    size: tuple[int, int]
+    dtype: np.dtype
+    axes: str  # of the array, such as "tczyx"
+    t: range
+    z: range
+
+
+def open_array(path: str) -> Any:
+    """The array in a folder, opened for reading."""
+    zarr = _zarr(path)
+    try:
+        return zarr.open_array(path, mode="r")
+    except Exception as exc:
+        raise unreadable(path, exc) from exc
+
+
+def chunk_keys(array: Any, at: Sequence[range]) -> Iterator[tuple[str, tuple]]:
+    """The names of the files that hold a part of an array, and the part in each."""
+    sizes = array.shards or array.chunks
+    grid = [
+        range(indices.start // size, (indices.stop - 1) // size + 1)
+        for indices, size in zip(at, sizes, strict=True)
+    ]
+    for place in itertools.product(*grid):
+        part = tuple(
+            slice(k * size, min((k + 1) * size, length))
+            for k, size, length in zip(place, sizes, array.shape, strict=True)
+        )
+        yield array.metadata.encode_chunk_key(place), part
+
+
+def _zarr(path: str) -> Any:
+    try:
+        import zarr
+    except ImportError as exc:
+        raise ImportError(
+            f"Reading {path!r} needs zarr 3. Install it: {INSTALL}."
+        ) from exc
+    return zarr
+
+
+def list_ome_zarr(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    level: int,
+    planes: Planes,
+    *,
+    lenient: bool = False,
+) -> list[ZarrImage | Unlisted]:
+    """The images of plates and of single stores; reads metadata alone."""
+    found: list[ZarrImage | Unlisted] = []
+    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        store = os.path.abspath(os.fsdecode(given))
+        for path, row in _members(store):
+            try:
+                found.append(_image(path, row, level, planes))
+            except (OSError, ValueError) as exc:
+                if not lenient:
+                    raise
+                found.append(Unlisted(path, row, str(exc)))
+    if not found:
+        raise ValueError(f"No image in {paths!r}.")
+    return found
+
+
+# The groups of a store's images, and their metadata so far.
+def _members(store: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    attributes = _attributes(store)
+    row: dict[str, Any] = {"store": os.path.basename(store)}
+    if "plate" in attributes:
+        yield from _fields(store, attributes["plate"], row)
+    elif "multiscales" in attributes:
+        yield store, row
+    elif "bioformats2raw.layout" in attributes:
+        for k in itertools.count():
+            if not os.path.isdir(os.path.join(store, str(k))):
+                return
+            yield os.path.join(store, str(k)), row | {"series": k}
+    else:
+        raise ValueError(
+            f"{store!r} holds neither a plate nor a multiscale image of OME-Zarr "
+            f"{' or '.join(_VERSIONS)}; its metadata has {sorted(attributes)}. Name "
+            "the folder of a plate or of an image itself."
+        )
+
+
+def _fields(
+    store: str, plate: dict[str, Any], row: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    name = plate.get("name") or row["store"].removesuffix(".zarr").removesuffix(".ome")
+    for well in _entry(plate, "wells", store):
+        place = _entry(well, "path", store)
+        folder = os.path.join(store, *place.split("/"))
+        described = _entry(_attributes(folder), "well", folder)
+        for field in _entry(described, "images", folder):
+            site = _entry(field, "path", folder)
+            known = {"plate": str(name), "well": _well_name(place), "site": site}
+            if field.get("acquisition") is not None:
+                known["acquisition"] = str(field["acquisition"])
+            yield os.path.join(folder, *site.split("/")), row | known
+
+
+def _well_name(place: str) -> str:
+    letters, _, column = place.partition("/")
+    return letters + (f"{int(column):02}" if column.isdecimal() else column)
+
+
+def _entry(described: Any, key: str, path: str) -> Any:
+    if not isinstance(described, dict) or key not in described:
+        raise ValueError(f"{path!r} is no OME-Zarr: its metadata lack {key!r}.")
+    return described[key]
+
+
+def _attributes(path: str) -> dict[str, Any]:
+    zarr = _zarr(path)
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"No such OME-Zarr folder: {path!r}. {REMEDY}")
+    try:
+        attributes = zarr.open_group(path, mode="r").attrs.asdict()
+    except Exception as exc:
+        raise unreadable(path, exc) from exc
+    return attributes.get("ome", attributes)
+
+
+def _image(path: str, row: dict[str, Any], level: int, planes: Planes) -> ZarrImage:
+    attributes = _attributes(path)
+    scales = _entry(attributes, "multiscales", path)
+    try:
+        scale = scales[0]
+        version = str(scale.get("version", attributes.get("version", "0.4")))
+        if not version.startswith(_VERSIONS):
+            raise ValueError(
+                f"it is OME-Zarr {version}; {' and '.join(_VERSIONS)} are read"
+            )
+        described, levels = scale["axes"], scale["datasets"]
+        if not 0 <= level < len(levels):
+            raise ValueError(
+                f"it has {len(levels)} levels of resolution, numbered from 0: there is "
+                f"no level={level}"
+            )
+        axes = "".join(axis["name"] for axis in described)
+        if not set("yx") <= set(axes) <= set("tczyx") or len(set(axes)) < len(axes):
+            raise ValueError(f"axes {axes!r} are not of t, c, z, y and x")
+        row = row | {"pixel_size": _pixel_size(scale, levels[level], axes)}
+        names = [
+            c.get("label") for c in attributes.get("omero", {}).get("channels", [])
+        ]
+        folder = os.path.join(path, *levels[level]["path"].split("/"))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+        raise unreadable(path, exc) from exc
+    array = open_array(folder)
+    if array.ndim != len(axes):
+        raise unreadable(path, ValueError(f"axes {axes!r} for shape {array.shape}"))
+    if array.dtype.kind not in "buif" or 0 in array.shape:
+        raise unreadable(
+            path, ValueError(f"shape {array.shape}, {array.dtype} make no image")
+        )
+    length = dict(zip(axes, array.shape, strict=True))
+    n_channels = length.get("c", 1)
+    names = (names + [None] * n_channels)[:n_channels]
+    try:
+        t, z = (planes.indices(axis, length.get(axis, 1)) for axis in "tz")
+    except PlaneError as exc:
+        raise ValueError(f"{path!r} {exc}") from exc
+    return ZarrImage(
+        folder,
+        row,
+        tuple(name or f"channel_{k}" for k, name in enumerate(names)),
+        (length["y"], length["x"]),
+        array.dtype.newbyteorder("="),
+        axes,
+        t,
+        z,
+    )
+
+
+def _pixel_size(scale: dict[str, Any], dataset: dict[str, Any], axes: str) -> float:
+    """Width of a pixel in µm, or NaN."""
+    x = axes.index("x")
+    size = _MICROMETRES.get(scale["axes"][x].get("unit"), np.nan)
+    for transformations in (dataset, scale):
+        for one in transformations.get("coordinateTransformations") or ():
+            if one.get("type") == "scale":
+                size *= float(one["scale"][x])
+    return size if 0 < size < np.inf else np.nan

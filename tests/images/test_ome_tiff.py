@@ -1,0 +1,337 @@
+"""OME-TIFF: files that Pillow wrote, with OME-XML written by hand."""
+
+import os
+import pickle
+import threading
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+
+from gandl.images import ImageCollection
+
+HEAD = (
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{}">'
+)
+PLATE = """<Plate ID="Plate:0" Name="1053597806">
+<Well ID="Well:0:0:0" Row="1" Column="2">
+<WellSample ID="WellSample:0:0:0:0" Index="0"><ImageRef ID="Image:0"/></WellSample>
+<WellSample ID="WellSample:0:0:0:1" Index="1"><ImageRef ID="Image:1"/></WellSample>
+</Well><Well ID="Well:0:0:1" Row="26" Column="10">
+<WellSample ID="WellSample:0:0:1:0" Index="2"><ImageRef ID="Image:2"/></WellSample>
+</Well></Plate>"""
+PIXEL_SIZE = 'PhysicalSizeX="650" PhysicalSizeXUnit="nm" '
+
+
+def described(
+    k, shape, data, *, names=("DNA", "actin"), order="XYCZT", extra=PIXEL_SIZE
+):
+    """The OME-XML of one image (T, Z, C, H, W)."""
+    t, z, c, height, width = shape
+    channels = "".join(
+        f'<Channel ID="Channel:{k}:{i}" SamplesPerPixel="1" Name="{name}"/>'
+        for i, name in enumerate(names)
+    )
+    return (
+        f'<Image ID="Image:{k}" Name="field {k}"><Pixels ID="Pixels:{k}" '
+        f'DimensionOrder="{order}" Type="uint16" SizeX="{width}" SizeY="{height}" '
+        f'SizeC="{c}" SizeZ="{z}" SizeT="{t}" {extra}>{channels}{data}</Pixels></Image>'
+    )
+
+
+def save(path, pages, xml, compression=None):
+    frames = [Image.fromarray(page) for page in pages]
+    frames[0].save(
+        path,
+        "TIFF",
+        save_all=True,
+        append_images=frames[1:],
+        tiffinfo={270: xml},
+        compression=compression,
+    )
+
+
+def stack(*shape):
+    rng = np.random.default_rng(sum(shape))
+    return rng.integers(0, 60_000, shape).astype(np.uint16)
+
+
+def write(path, images, plate="", compression=None, **options):
+    """One file of several series, pages in the order of C, then Z, then T."""
+    xml, ifd = HEAD.format(0) + plate, 0
+    for k, image in enumerate(images):
+        n = int(np.prod(image.shape[:3]))
+        data = f'<TiffData IFD="{ifd}" PlaneCount="{n}"/>'
+        xml, ifd = xml + described(k, image.shape, data, **options), ifd + n
+    pages = [page for image in images for page in image.reshape(-1, *image.shape[3:])]
+    save(path, pages, xml + "</OME>", compression)
+
+
+@pytest.fixture
+def three():
+    return [stack(1, 1, 2, 12, 10) + np.uint16(k) for k in range(3)]
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_series_of_a_plate(tmp_path, three, compression):
+    write(tmp_path / "a.ome.tif", three, PLATE, compression)
+    X = ImageCollection.from_ome_tiff(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(np.asarray(X), [image[0, 0] for image in three])
+    assert X.channels == ("DNA", "actin")
+    assert X.dtype == np.uint16
+    expected = pd.DataFrame(
+        {
+            "file": "a.ome.tif",
+            "series": range(3),
+            "name": [f"field {k}" for k in range(3)],
+            "plate": "1053597806",
+            "well": ["B03", "B03", "AA11"],
+            "site": ["1", "2", "1"],
+            "pixel_size": 0.65,
+        }
+    )
+    pd.testing.assert_frame_equal(X.metadata, expected)
+    actin = X.with_channels("actin")[[2, 0]]
+    np.testing.assert_array_equal(
+        np.asarray(actin)[:, 0], [three[2][0, 0, 1], three[0][0, 0, 1]]
+    )
+
+
+def test_a_view_is_a_reference(tmp_path, three, same):
+    for name in "ab":
+        write(tmp_path / f"{name}.ome.tif", three)
+    X = ImageCollection.from_ome_tiff(tmp_path)
+    same(pickle.loads(pickle.dumps(X)), X)
+    view = X[[4, 1]]
+    same(pickle.loads(pickle.dumps(view)), view)
+    assert len(pickle.dumps(view)) < 3_000
+    assert joblib.hash(view) != joblib.hash(X[[4, 2]])
+    assert joblib.hash(X[3:]) == joblib.hash(X[2:][1:])
+
+
+def test_read_by_threads(tmp_path, three):
+    write(tmp_path / "a.ome.tif", three)
+    X = ImageCollection.from_ome_tiff(tmp_path / "a.ome.tif")
+    expected, wrong = [image[0, 0] for image in three], []
+
+    def read():
+        for _ in range(10):
+            if not np.array_equal(X.load_batch([0, 1, 2], n_jobs=2), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_each_file_is_opened_once_an_image(tmp_path, three, monkeypatch):
+    write(tmp_path / "a.ome.tif", three)
+    X = ImageCollection.from_ome_tiff(tmp_path / "a.ome.tif")
+    opened = []
+
+    class Counting(tifffile.TiffFile):
+        def __init__(self, *args, **kwargs):
+            opened.append(args)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(tifffile, "TiffFile", Counting)
+    np.asarray(X.tile(4))
+    assert len(opened) == 3
+
+
+def test_planes_are_chosen_or_projected(tmp_path):
+    image = stack(2, 3, 2, 12, 10)
+    write(tmp_path / "a.ome.tif", [image])
+
+    def read(**choice):
+        return np.asarray(ImageCollection.from_ome_tiff(tmp_path, **choice))[0]
+
+    np.testing.assert_array_equal(read(z=2, t=1), image[1, 2])
+    np.testing.assert_array_equal(read(z="max", t=0), image[0].max(axis=0))
+    np.testing.assert_array_equal(read(z="max", t="max"), image.max(axis=(0, 1)))
+    mean = read(z="mean", t=1)
+    assert mean.dtype == np.float32
+    np.testing.assert_array_equal(mean, image[1].mean(axis=0).astype("float32"))
+    both = read(z="mean", t="max")
+    np.testing.assert_allclose(both, image.mean(axis=1).max(axis=0), rtol=1e-6)
+    message = r"a\.ome\.tif', series 0, holds 3 planes in z\. Pass z=0 to 2 .*z=\"max\""
+    with pytest.raises(ValueError, match=message):
+        read(t=0)
+    with pytest.raises(ValueError, match=r"holds 2 time points\. Pass t=0 to 1"):
+        read(z=0)
+    with pytest.raises(ValueError, match=r"3 planes in z, numbered from 0.*no z=3"):
+        read(z=3, t=0)
+    with pytest.raises(ValueError, match=r"z is the number of a plane.*got -1"):
+        read(z=-1, t=0)
+
+
+def test_stacks_of_different_depth_are_projected(tmp_path):
+    images = [stack(1, 3, 2, 12, 10), stack(1, 2, 2, 12, 10)]
+    write(tmp_path / "a.ome.tif", images)
+    X = ImageCollection.from_ome_tiff(tmp_path, z="max")
+    expected = [image[0].max(axis=0) for image in images]
+    np.testing.assert_array_equal(np.asarray(X), expected)
+
+
+def test_planes_in_another_order(tmp_path):
+    image = stack(1, 3, 2, 12, 10)
+    data = '<TiffData IFD="0" PlaneCount="6"/>'
+    xml = HEAD.format(0) + described(0, image.shape, data, order="XYZCT") + "</OME>"
+    save(tmp_path / "a.ome.tif", image[0].swapaxes(0, 1).reshape(-1, 12, 10), xml)
+    X = ImageCollection.from_ome_tiff(tmp_path, z=1)
+    np.testing.assert_array_equal(X[0], image[0, 1])
+
+
+def spread(folder, image, master=None):
+    """A file for each channel, all with the whole OME-XML or a reference to it."""
+    data = "".join(
+        f'<TiffData FirstC="{c}" PlaneCount="1"><UUID FileName="c{c}.ome.tif">'
+        f"urn:uuid:{c}</UUID></TiffData>"
+        for c in range(2)
+    )
+    body = described(0, image.shape, data) + "</OME>"
+    for c in range(2):
+        xml = HEAD.format(c) + body
+        if master:
+            reference = f'<BinaryOnly MetadataFile="{master}" UUID="urn:uuid:m"/>'
+            xml = f"{HEAD.format(c)}{reference}</OME>"
+        save(folder / f"c{c}.ome.tif", [image[0, 0, c]], xml)
+    if master:
+        (folder / master).write_text(HEAD.format("m") + body)
+
+
+@pytest.mark.parametrize("master", [None, "set.companion.ome"])
+def test_a_set_of_files_is_listed_once(tmp_path, master):
+    image = stack(1, 1, 2, 12, 10)
+    spread(tmp_path, image, master)
+    for paths in (tmp_path, tmp_path / "c1.ome.tif", f"{tmp_path}/c*.ome.tif"):
+        X = ImageCollection.from_ome_tiff(paths)
+        np.testing.assert_array_equal(np.asarray(X), image[0])
+    (tmp_path / "c0.ome.tif").unlink()
+    with pytest.raises((ValueError, OSError), match=r"missing|No such"):
+        ImageCollection.from_ome_tiff(tmp_path)
+
+
+def test_a_companion_that_is_gone(tmp_path):
+    spread(tmp_path, stack(1, 1, 2, 12, 10), "set.companion.ome")
+    (tmp_path / "set.companion.ome").unlink()
+    with pytest.raises(
+        ValueError, match=r"c0\.ome\.tif.*'set\.companion\.ome'.*not beside"
+    ):
+        ImageCollection.from_ome_tiff(tmp_path)
+
+
+def test_copies_are_images_of_their_own(tmp_path):
+    image = stack(1, 1, 1, 12, 10)
+    data = '<TiffData IFD="0"><UUID FileName="b.ome.tif">urn:uuid:0</UUID></TiffData>'
+    xml = HEAD.format(0) + described(0, image.shape, data, names=("DNA",)) + "</OME>"
+    for name in "ab":
+        save(tmp_path / f"{name}.ome.tif", image[0, 0], xml)
+    X = ImageCollection.from_ome_tiff(tmp_path)
+    assert X.metadata["file"].tolist() == ["a.ome.tif", "b.ome.tif"]
+
+
+def test_series_that_differ(tmp_path, three):
+    write(tmp_path / "a.ome.tif", [*three[:2], three[2][..., :8, :]])
+    message = (
+        r"'series': 2.*a\.ome\.tif' has size \(8, 10\), where the first.*\(12, 10\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        ImageCollection.from_ome_tiff(tmp_path)
+    X = ImageCollection.from_ome_tiff(tmp_path, on_error="skip")
+    assert X.metadata["series"].tolist() == [0, 1]
+    assert X.skipped["series"].tolist() == [2]
+    assert "2 x 8 x 10 uint16, where others" in X.skipped["reason"][0]
+    write(tmp_path / "b.ome.tif", three, names=("DNA", "ER"))
+    pair = [tmp_path / "b.ome.tif", tmp_path / "a.ome.tif"]
+    with pytest.raises(
+        ValueError, match=r"channels \('DNA', 'actin'\).*\('DNA', 'ER'\)"
+    ):
+        ImageCollection.from_ome_tiff(pair)
+    X = ImageCollection.from_ome_tiff(pair, on_error="skip")
+    assert X.channels == ("DNA", "ER")
+    assert len(X.skipped) == 3
+
+
+def test_what_is_no_ome_tiff(tmp_path):
+    Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / "plain.tif")
+    with pytest.raises(ValueError, match=r"plain\.tif.*no OME-XML.*from_table"):
+        ImageCollection.from_ome_tiff(tmp_path / "plain.tif")
+    with pytest.raises(ValueError, match=r"No OME-TIFF file in .*\.ome\.tif"):
+        ImageCollection.from_ome_tiff(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"No such image file.*gone\.ome\.tif"):
+        ImageCollection.from_ome_tiff(tmp_path / "gone.ome.tif")
+    save(tmp_path / "bad.ome.tif", stack(1, 8, 8), HEAD.format(0) + "<Image></OME>")
+    with pytest.raises(ValueError, match=r"bad\.ome\.tif.*OME-XML is broken"):
+        ImageCollection.from_ome_tiff(tmp_path)
+    save(tmp_path / "bad.ome.tif", stack(1, 8, 8), HEAD.format(0) + "</OME>")
+    with pytest.raises(ValueError, match=r"bad\.ome\.tif.*describes 0 images"):
+        ImageCollection.from_ome_tiff(tmp_path)
+
+
+def test_fewer_pages_than_described(tmp_path, three):
+    data = '<TiffData IFD="0" PlaneCount="2"/>'
+    xml = HEAD.format(0) + described(0, (1, 1, 2, 12, 10), data) + "</OME>"
+    save(tmp_path / "a.ome.tif", three[0][0, 0, :1], xml)
+    with pytest.raises(
+        ValueError, match=r"a\.ome\.tif.*plane of channel 1, z=0, t=0 is"
+    ):
+        ImageCollection.from_ome_tiff(tmp_path)
+
+
+def test_a_truncated_file_and_one_that_changed(tmp_path, three):
+    write(tmp_path / "a.ome.tif", three)
+    tifffile.imwrite(
+        tmp_path / "b.ome.tif",
+        three[0][0, 0],
+        metadata={"axes": "CYX"},
+        photometric="minisblack",
+    )
+    whole = (tmp_path / "b.ome.tif").read_bytes()
+    X = ImageCollection.from_ome_tiff(tmp_path, channels=["x", "y"])
+    assert len(X) == 4
+    os.truncate(tmp_path / "b.ome.tif", len(whole) - 100)
+    with pytest.raises(ValueError, match=r"b\.ome\.tif' has changed"):
+        X[3]
+    for k in range(20):
+        (tmp_path / "b.ome.tif").write_bytes(whole[: len(whole) * k // 20])
+        with pytest.raises(ValueError, match=r"b\.ome\.tif"):
+            np.asarray(ImageCollection.from_ome_tiff(tmp_path, channels=["x", "y"]))
+        X = ImageCollection.from_ome_tiff(
+            tmp_path, channels=["x", "y"], on_error="skip"
+        )
+        assert X.metadata["series"].tolist() == [0, 1, 2]
+        assert X.skipped["file"].tolist() == ["b.ome.tif"]
+
+
+def test_byte_limit(tmp_path, three):
+    write(tmp_path / "a.ome.tif", three)
+    assert ImageCollection.from_ome_tiff(tmp_path, byte_limit=480)[0].nbytes == 480
+    with pytest.raises(ValueError, match=r"a\.ome\.tif.*promises"):
+        ImageCollection.from_ome_tiff(tmp_path, byte_limit=479)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ('PhysicalSizeX="0.325"', 0.325),
+        ('PhysicalSizeX="0.325" PhysicalSizeXUnit="&#181;m"', 0.325),
+        ('PhysicalSizeX="0.000325" PhysicalSizeXUnit="mm"', 0.325),
+        ('PhysicalSizeX="1" PhysicalSizeXUnit="pixel"', None),
+        ('PhysicalSizeX="0"', None),
+        ("", None),
+    ],
+)
+def test_pixel_size(tmp_path, three, written, size):
+    write(tmp_path / "a.ome.tif", three, extra=written)
+    metadata = ImageCollection.from_ome_tiff(tmp_path).metadata
+    if size is None:
+        assert "pixel_size" not in metadata
+    else:
+        np.testing.assert_allclose(metadata["pixel_size"], size)
