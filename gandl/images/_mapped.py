@@ -54,11 +54,11 @@ class MappedSource:
 
         def mapped(row: int) -> np.ndarray:
             image = np.empty((len(weights), *size), np.float32)
-            parts = [] if read is None else read(row).astype(np.float64)
+            parts = np.empty((0, *size)) if read is None else read(row)
             # Not a product of matrices: 0 times NaN would spoil other channels.
             for i, offset in enumerate(offsets):
                 image[i] = offset + sum(
-                    weight * part
+                    weight * part.astype(np.float64)
                     for weight, part in zip(weights[i, used], parts, strict=True)
                     if weight
                 )

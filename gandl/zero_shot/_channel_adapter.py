@@ -19,7 +19,11 @@ from gandl.zero_shot._channel_map import match
 from gandl.zero_shot._frozen import check_featurizer
 
 
-class ChannelAdapter(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class ChannelAdapter(
+    TransformerMixin,
+    BaseEstimator,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
     """Give images of another collection the channels that a featurizer knows.
 
     A featurizer that was fitted on one collection has learned what each channel shows
@@ -179,9 +183,11 @@ class ChannelAdapter(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         ranges = percentile_range(
             controls.with_channels([images.channels[k] for k in used])
         )
-        of_place = dict(zip(used, ranges, strict=True))
         self.intensity_range_ = np.array(
-            [of_place.get(k, (np.nan, np.nan)) for k in found.places]
+            [
+                (np.nan,) * 2 if k is None else ranges[used.index(k)]
+                for k in found.places
+            ]
         )
         self._learn_map(found.places, featurizer)
         return self
@@ -258,8 +264,8 @@ class ChannelAdapter(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
                 f"fills {_join(lacking)}, which X lacks, by missing={self.missing!r}"
             )
         message = (
-            f"ChannelAdapter {', and '.join(parts)}. channels= says which channel plays "
-            'which; mismatch="ignore" goes without this word.'
+            f"ChannelAdapter {', and '.join(parts)}. channels= says which channel "
+            'plays which; mismatch="ignore" goes without this word.'
         )
         if self.mismatch == "raise":
             raise ValueError(message)
@@ -275,7 +281,8 @@ class ChannelAdapter(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
         if featurizer is not None and not scales_itself:
             known = featurizer.intensity_range_
         if scales_itself:
-            weights[present, [places[k] for k in present]] = 1.0
+            for k in present:
+                weights[k, places[k]] = 1.0
         else:
             weights[present], offsets[present] = to_unit[present], at_zero[present]
         if self.missing == "mean":

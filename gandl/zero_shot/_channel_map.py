@@ -29,7 +29,9 @@ class ChannelMap:
         return dropped, lacking
 
 
-def match(known: tuple[str, ...] | None, new: tuple[str, ...], asked: Any) -> ChannelMap:
+def match(
+    known: tuple[str, ...] | None, new: tuple[str, ...], asked: Any
+) -> ChannelMap:
     """Match the channels of new images to the known ones, by what the user asked.
 
     Where no featurizer says which are known, those that are asked for are.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
@@ -21,9 +22,10 @@ _WIDEST = 1e4  # temperatures looked at, in squared distances of prototypes, and
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     """Tell classes apart that the featurizer never saw, by the nearest prototype.
 
-    The prototype of a class is the mean of its examples' embeddings, centred and
-    scaled to length 1 [1]_ [2]_. One example a class is enough to begin with, and
-    ``add_classes`` adds classes later without touching those that are there.
+    The prototype of a class is the mean of its examples' embeddings [1]_. How far an
+    image lies from it is measured in units of how images vary within classes. One
+    example a class is enough to begin with, and ``add_classes`` adds classes later
+    without touching those that are there.
 
     Parameters
     ----------
@@ -39,12 +41,14 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     class_counts_ : ndarray of shape (n_classes,)
         The number of examples of each.
     prototypes_ : ndarray of shape (n_classes, d)
-        The mean of each class's examples, which are centred and of length 1.
-    centre_ : ndarray of shape (d,)
-        What is subtracted from embeddings: the mean of the classes' means in ``fit``.
+        The mean embedding of each class's examples.
+    whitening_ : ndarray of shape (d, d) or None
+        What differences of embeddings are multiplied with before their length is
+        taken, so that examples vary alike in all directions within their class. None
+        if no class had two examples in ``fit``: lengths are taken as they are.
     variance_ : float
-        The variance of examples within their class, summed over dimensions, in
-        ``fit``; NaN as long as no class has two.
+        The mean squared distance of an example from the true mean of its class, after
+        whitening; NaN as long as no class has two examples.
     temperature_ : float
         What squared distances are divided by in ``predict_proba``.
     n_features_in_ : int
@@ -58,28 +62,34 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    With z an embedding, centred and scaled to length 1, and c_k the prototype of n_k
-    examples, the probability of class k is the softmax of ``-(|z - c_k|**2 - variance_
-    / n_k) / temperature_`` [3]_. The mean of few examples lies off the true mean by a
-    squared distance of ``variance_ / n_k`` on average: without that term, a class of
-    few examples next to classes of many would hardly ever be predicted. All classes
-    are taken to be equally frequent.
+    The covariance within classes, pooled, is shrunk towards a multiple of the unit
+    matrix as far as its number of examples demands [2]_, and whitening is the inverse
+    of its root: a linear discriminant where examples are many, the plain distance where
+    they are few. Classes that are added are measured by the same metric, which need
+    not have seen them [1]_.
 
-    The temperature is that at which the examples, each left out of its own prototype,
-    are most probable, all classes with the same weight; their probabilities are held
-    against ``(n_k + 1) / (n_k + n_classes)`` in place of 1, so that few examples do not
-    make for certainty [4]_. As long as no class has two examples, it is the mean
-    squared distance of two prototypes.
+    With d_k the distance of an embedding from the prototype of n_k examples, the
+    probability of class k is the softmax of ``-(d_k**2 - variance_ / n_k) /
+    temperature_`` [3]_. The mean of few examples lies off the true mean by a squared
+    distance of ``variance_ / n_k`` on average: without that term, a class of few
+    examples next to classes of many would hardly ever be predicted. All classes are
+    taken to be equally frequent.
 
-    Dimensions count as they come: put a `sklearn.preprocessing.StandardScaler` before,
-    unless they are of one unit, as whitened embeddings of the featurizer are.
+    The temperature is that at which the examples, each left out of prototype and
+    covariance, are most probable, all classes with the same weight; probabilities are
+    held against ``(n_k + 1) / (n_k + n_classes)`` in place of 1, so that few examples
+    do not make for certainty [4]_. As long as no class has two examples, it is the
+    mean squared distance of two prototypes.
+
+    Put a `sklearn.preprocessing.StandardScaler` before, unless all dimensions are of
+    one unit, as those of whitened embeddings of the featurizer are.
 
     References
     ----------
     .. [1] T. Mensink et al., "Distance-based image classification: generalizing to new
        classes at near-zero cost", IEEE TPAMI 35, 2013.
-    .. [2] Y. Wang et al., "SimpleShot: revisiting nearest-neighbor classification for
-       few-shot learning", arXiv 1911.04623, 2019.
+    .. [2] Y. Chen et al., "Shrinkage algorithms for MMSE covariance estimation", IEEE
+       Trans. Signal Processing 58, 2010: equation 23.
     .. [3] J. Snell, K. Swersky, R. Zemel, "Prototypical networks for few-shot
        learning", NeurIPS 2017, arXiv 1703.05175.
     .. [4] J. C. Platt, "Probabilistic outputs for support vector machines and
@@ -110,7 +120,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
     # The featurizer is fitted, and has validated its parameters itself.
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any) -> ZeroShotClassifier:
-        """Learn the prototypes of classes, and how far examples lie from them.
+        """Learn the prototypes of classes, and how examples vary about them.
 
         Parameters
         ----------
@@ -134,11 +144,13 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         X, y = self._labelled(X, y, reset=True)
         self.classes_, which = np.unique(y, return_inverse=True)
         self.class_counts_ = np.bincount(which)
-        self.centre_ = _class_means(X, which).mean(axis=0)
-        Z = self._directions(X)
-        self.prototypes_ = _class_means(Z, which)
-        self.variance_ = _variance_within(Z, which)
-        self.temperature_ = self._learn_temperature(Z, which)
+        self.prototypes_ = _class_means(X, which)
+        self.whitening_, learned = _whitening(X - self.prototypes_[which], which)
+        distances, variance = _held_out_distances(
+            self._whiten(X), which, self._whiten(self.prototypes_), learned
+        )
+        self.variance_ = variance
+        self.temperature_ = self._learn_temperature(distances, which)
         return self
 
     def add_classes(self, X: Any, y: Any) -> ZeroShotClassifier:
@@ -180,16 +192,16 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
                 f"Known already: {known[:5].tolist()}. add_classes takes classes that "
                 "fit has not seen; for more examples of known ones, call fit with all."
             )
-        Z = self._directions(X)
         classes = np.concatenate([self.classes_, added])
         order = np.argsort(classes)
         counts = np.concatenate([self.class_counts_, np.bincount(which)])
-        prototypes = np.concatenate([self.prototypes_, _class_means(Z, which)])
+        prototypes = np.concatenate([self.prototypes_, _class_means(X, which)])
         self.classes_, self.class_counts_ = classes[order], counts[order]
         self.prototypes_ = prototypes[order]
-        # Unknown, it did not matter among classes of one example each; now it may.
+        # Among classes of one example each it did not matter; now it may.
         if np.isnan(self.variance_):
-            self.variance_ = _variance_within(Z, which)
+            means = self._whiten(_class_means(X, which))
+            self.variance_ = _held_out_distances(self._whiten(X), which, means)[1]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -239,30 +251,34 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             X = validate_data(self, X, dtype=np.float64, reset=False)
         else:
             X = self.featurizer.transform(X)
-        return _nearness(
-            self._directions(X), self.prototypes_, self.class_counts_, self.variance_
-        )
+        distances = _squared_distances(self._whiten(X), self._whiten(self.prototypes_))
+        return self._nearness(distances, self.class_counts_)
 
-    def _directions(self, X: np.ndarray) -> np.ndarray:
-        Z = np.asarray(X, dtype=np.float64) - self.centre_
-        length = np.linalg.norm(Z, axis=1, keepdims=True)
-        return np.divide(Z, length, out=np.zeros_like(Z), where=length > 0)
+    def _whiten(self, X: np.ndarray) -> np.ndarray:
+        X = np.asarray(X, dtype=np.float64)
+        return X if self.whitening_ is None else X @ self.whitening_
 
-    def _learn_temperature(self, Z: np.ndarray, which: np.ndarray) -> float:
-        n_classes = len(self.classes_)
-        if n_classes == 1:
+    def _nearness(self, distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Minus squared distances, without what prototypes' own errors add to them."""
+        return (
+            0.0 if np.isnan(self.variance_) else self.variance_ / counts
+        ) - distances
+
+    def _learn_temperature(self, distances: np.ndarray, which: np.ndarray) -> float:
+        n_classes, counts = len(self.classes_), self.class_counts_
+        spread = self._whiten(self.prototypes_).var(axis=0).sum()
+        if spread <= 0:  # one class, or the same prototype for all
             return 1.0
-        unit = 2 * self.prototypes_.var(axis=0).sum() * n_classes / (n_classes - 1)
-        if unit <= 0:  # all prototypes are the same
-            return 1.0
-        counts = self.class_counts_
+        unit = 2 * spread * n_classes / (n_classes - 1)
         rows = counts[which] > 1  # others would leave their class without a prototype
         if not rows.any():
             return float(unit)
-        scores, own = self._held_out_scores(Z, which)[rows], which[rows]
-        targets = np.repeat(1 / (counts[own] + n_classes), n_classes)
-        targets = targets.reshape(-1, n_classes)
-        targets[np.arange(len(own)), own] *= counts[own] + 1
+        own, at = which[rows], np.arange(rows.sum())
+        of_prototype = np.tile(counts, (len(own), 1))
+        of_prototype[at, own] -= 1
+        scores = self._nearness(distances[rows], of_prototype)
+        targets = np.full(scores.shape, 1 / (len(own) + n_classes))
+        targets[at, own] *= len(own) + 1
         targets /= counts[own][:, None]  # all classes weigh the same
 
         def loss(log_temperature: float) -> float:
@@ -273,38 +289,64 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         best = minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x
         return float(unit * np.exp(best))
 
-    def _held_out_scores(self, Z: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """Scores of examples, each left out of the prototype of its own class."""
-        counts, means = self.class_counts_, self.prototypes_
-        scores = _nearness(Z, means, counts, self.variance_)
-        n = np.maximum(counts[which] - 1, 1)
-        without = (counts[which][:, None] * means[which] - Z) / n[:, None]
-        own = 2 * (Z * without).sum(axis=1) - (without**2).sum(axis=1)
-        scores[np.arange(len(Z)), which] = own + self.variance_ / n
-        return scores
-
-
-def _nearness(
-    Z: np.ndarray, prototypes: np.ndarray, counts: np.ndarray, variance: float
-) -> np.ndarray:
-    """Minus squared distances from prototypes (n, n_classes), up to |Z|**2.
-
-    Each without what the prototype's own error adds to it, where that is known.
-    """
-    error = 0.0 if np.isnan(variance) else variance / counts
-    return 2 * Z @ prototypes.T - (prototypes**2).sum(axis=1) + error
-
 
 def _class_means(X: np.ndarray, which: np.ndarray) -> np.ndarray:
     return np.stack([X[which == k].mean(axis=0) for k in range(which.max() + 1)])
 
 
-def _variance_within(Z: np.ndarray, which: np.ndarray) -> float:
-    """Unbiased, pooled over classes; NaN if each has one row."""
-    freedom = len(Z) - which.max() - 1
-    if freedom == 0:
-        return float("nan")
-    return float(((Z - _class_means(Z, which)[which]) ** 2).sum() / freedom)
+def _squared_distances(Z: np.ndarray, means: np.ndarray) -> np.ndarray:
+    # Differences first: far from the origin, products would lose their last digits.
+    return np.stack([((Z - mean) ** 2).sum(axis=1) for mean in means], axis=1)
+
+
+def _whitening(
+    residuals: np.ndarray, which: np.ndarray
+) -> tuple[np.ndarray | None, float]:
+    """Inverse root of the shrunk covariance within classes, None if there is none.
+
+    Beside it, the weight that the outer product of a residual has in that covariance.
+    """
+    n = len(residuals) - which.max() - 1
+    if n == 0 or not residuals.any():
+        return None, 0.0
+    unit = np.abs(residuals).max()  # squares of squares may leave the range of numbers
+    covariance = (residuals / unit).T @ (residuals / unit) / n
+    p, trace, square = len(covariance), np.trace(covariance), (covariance**2).sum()
+    excess = (n + 1 - 2 / p) * (square - trace**2 / p)
+    needed = (1 - 2 / p) * square + trace**2
+    shrinkage = needed / excess if excess > needed else 1.0
+    covariance *= 1 - shrinkage
+    covariance[np.diag_indices(p)] += shrinkage * trace / p
+    root = np.linalg.cholesky(covariance)
+    whitening = solve_triangular(root, np.eye(p), lower=True).T / unit
+    return whitening, (1 - shrinkage) / n
+
+
+def _held_out_distances(
+    Z: np.ndarray, which: np.ndarray, means: np.ndarray, learned: float = 0.0
+) -> tuple[np.ndarray, float]:
+    """Squared distances of whitened examples, each as if it had not been seen.
+
+    An example is left out of the prototype of its class and, by the formula of Sherman
+    and Morrison, out of the covariance, in which residuals weigh ``learned``. Beside
+    them, their mean within classes if prototypes had no error; NaN where no class has
+    two examples. Rows that are alone in their class have no meaning.
+    """
+    counts = np.bincount(which)[which]
+    n, rows = np.maximum(counts, 2), np.arange(len(Z))
+    residuals = Z - means[which]
+    away, along = _squared_distances(Z, means), (Z * residuals).sum(axis=1)[:, None]
+    along = along - residuals @ means.T
+    length = (residuals**2).sum(axis=1)
+    away[rows, which], along[rows, which] = length, length
+    away[rows, which] *= (n / (n - 1)) ** 2
+    along[rows, which] *= n / (n - 1)
+    taken = learned * n / (n - 1)
+    away += (taken / (1 - taken * length))[:, None] * along**2
+    if not (counts > 1).any():
+        return away, float("nan")
+    own = away[rows, which] * (n - 1) / n
+    return away, float(own[counts > 1].mean())
 
 
 def _is_text(classes: np.ndarray) -> bool:

@@ -194,7 +194,7 @@ def test_wrong_channels(fitted, channels, message):
 
 def test_no_name_in_common(fitted):
     X = collection(channels=("GFP", "RFP", "CFP"))
-    with pytest.raises(ValueError, match="None of the channels of X.*'DNA': 'GFP'"):
+    with pytest.raises(ValueError, match=r"None of the channels of X.*'DNA': 'GFP'"):
         ChannelAdapter(featurizer=fitted).fit(X)
 
 
