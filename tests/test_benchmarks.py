@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def _scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("_methods", "_screens", "_tasks", "embedding", "screen"):
+    for name in ("_methods", "_screens", "_tasks", "embedding", "screen", "zero_shot"):
         sys.modules.pop(name, None)
 
 
@@ -63,6 +63,45 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     assert changed in capsys.readouterr().out
     with pytest.raises(SystemExit, match="No method 'nothing'"):
         run(embedding, monkeypatch, "--methods", "nothing")
+
+
+def test_zero_shot(tmp_path, monkeypatch, capsys):
+    import zero_shot
+
+    source, target = tiny_data("source").images, tiny_data("target")
+    table = pd.DataFrame(
+        {"label": ["a", "b", "c"] * 16, "group": np.repeat(list("wxyz"), 12)}
+    )
+    task = zero_shot.classification("tiny", table, "label", table["group"], n_folds=2)
+    twice = ImageCollection.from_array(np.asarray(target.images).repeat(2, axis=1))
+    stains = [[stain] for stain in twice.channels]
+    pair = zero_shot._pair("target", source, twice, [task], stains=stains)
+    monkeypatch.setattr(zero_shot, "load_pair", lambda name: pair)
+    name, out, both = "screen -> screen", tmp_path / "first.json", tmp_path / "both"
+    few = ("--pairs", name, "--minutes", "0.001", "--seeds", "1")
+    run(zero_shot, monkeypatch, *few, "--methods", "chance,untrained", "--out", out)
+    rest = "untrained,intensity statistics,gandl of the source,gandl of the target"
+    capsys.readouterr()
+    run(zero_shot, monkeypatch, *few, "--methods", rest, "--join", out, "--out", both)
+    made = capsys.readouterr().out
+    assert "gandl of the target 0 0." in made
+    assert "untrained 0 0." not in made  # it was made before
+    results = pd.DataFrame(json.loads(both.read_text()))
+    assert set(results["method"]) == {"chance", *rest.split(",")}
+    d = results.groupby("method")["d"].first()
+    # Two stains: side by side, or both in one network.
+    assert d["gandl of the source"] == d["untrained"] == 2 * d["gandl of the target"]
+    assert d["intensity statistics"] == 2 * 7
+    labels = ("1 a class", "5 a class", "20 a class", "all")
+    for folds in results["folds"]:
+        assert len(folds) == 2
+        assert list(folds[0]) == [
+            f"{name}, {n}" for name in ("SVM", "prototypes") for n in labels
+        ]
+    run(zero_shot, monkeypatch, "--methods", "", "--join", both, "--pairs", name)
+    assert "gandl of the source" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="No 'nothing'"):
+        run(zero_shot, monkeypatch, "--methods", "nothing")
 
 
 def test_screen(tmp_path, monkeypatch, capsys):
