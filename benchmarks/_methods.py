@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,10 +160,9 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
 
 
 def _frechet(data: Data, learner: Learner) -> float | None:
-    if learner.draw is None:
+    if learner.draw is None or data.embedded:  # which are not what is drawn
         return None
-    own = replace(data, embedded=())
-    real = embed_all(own, learner.embed, n_views=1, whiten=False)
+    real = embed_all(data, learner.embed, n_views=1, whiten=False)
     return frechet_distance(real, take(learner.embed, learner.draw(), 2048))
 
 

@@ -16,9 +16,13 @@ ceiling; it saw the images of held-out groups too, without labels), and chance.
 
 Pairs: "bbbc021 -> mitocheck" (the DNA stain of MCF-7 cells; 16 phenotypes of HeLa
 nuclei), "mitocheck -> bbbc021" (HeLa nuclei; DMSO against cycloheximide, each crop's
-brightness removed, and mechanisms of action, by the DNA stain alone), the same by "each
-stain", embedded one by one and side by side, and "screen -> screen" (one line of
-`make_screen`; which of four other lines cells are, and whether they are infected).
+brightness removed, and mechanisms of action, by the DNA stain alone), the same "by
+stain", each of three embedded on its own and put side by side, and "screen -> screen"
+(one line of `make_screen`; which of four other lines cells are, and whether they are
+infected).
+
+Rows are "source:" or "target:" and a method of `embedding.py`, which may take
+parameters of the featurizer: "source: gandl detail=false".
 
 Learning methods have the same minutes each, of one core's processor time. Runs that
 were made before for the same minutes join the table by ``--join``, and are not made
@@ -38,7 +42,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from _methods import FIXED, METHODS, Embedding
+from _methods import FIXED, Embedding, find_method
 from _tasks import (
     BUDGETS,
     DRAWS,
@@ -77,9 +81,11 @@ def main() -> None:
     arguments = parser.parse_args()
     methods = [m for m in arguments.methods.split(",") if m]
     names = arguments.pairs.split(",")
-    for asked, known in ((methods, ROWS), (names, PAIRS)):
-        if unknown := [name for name in asked if name not in known]:
-            raise SystemExit(f"No {unknown[0]!r}; there are {list(known)}.")
+    for method in methods:
+        find_row(method)  # or there is none
+    for name in names:
+        if name not in PAIRS:
+            raise SystemExit(f"No pair {name!r}; there are {list(PAIRS)}.")
     # A fold may lack a rare class.
     warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
     results = [r for file in arguments.join for r in json.loads(file.read_text())]
@@ -88,7 +94,7 @@ def main() -> None:
         pair = load_pair(name) if methods else None
         for method in methods:
             last = arguments.first_seed + arguments.seeds
-            fixed = method in FIXED or method == "chance"
+            fixed = method.removeprefix("target: ") in {*FIXED, "chance"}
             for seed in [0] if fixed else range(arguments.first_seed, last):
                 if pair and (name, method, seed) not in made:
                     results += measure(name, pair, method, arguments.minutes, seed)
@@ -101,7 +107,7 @@ def measure(
 ) -> list[dict]:
     """Every score of a row, at each checkpoint of one training."""
     results = []
-    for embedding in ROWS[method](pair, minutes, seed):
+    for embedding in find_row(method)(pair, minutes, seed):
         for task in pair[0].tasks:
             folds = task.score(embedding.features[task.rows])
             results.append(
@@ -235,7 +241,7 @@ def _screens(n_controls: int = 16) -> Pair:
 PAIRS: dict[str, Callable[[], Pair]] = {
     "bbbc021 -> mitocheck": _from_bbbc021,
     "mitocheck -> bbbc021": lambda: _from_mitocheck("channel_0"),
-    "mitocheck -> bbbc021, each stain": lambda: _from_mitocheck(
+    "mitocheck -> bbbc021 by stain": lambda: _from_mitocheck(
         "channel_0", "channel_1", "channel_2"
     ),
     "screen -> screen": _screens,
@@ -244,29 +250,32 @@ PAIRS: dict[str, Callable[[], Pair]] = {
 
 # Rows of the table
 
+ROWS = (
+    "chance",
+    "target: intensity statistics",
+    "target: PCA of pixels",
+    "target: ImageNet",
+    "source: untrained",
+    "source: gandl",
+    "target: gandl",
+)
+
+
+def find_row(name: str) -> Callable[[Pair, float, int], Iterator[Embedding]]:
+    """A method of the source or of the target, such as "source: gandl"."""
+    if name == "chance":
+        return _chance
+    side, _, method = name.partition(": ")
+    if side not in ("source", "target"):
+        raise SystemExit(f"No row {name!r}; there are {list(ROWS)}.")
+    learn, which = find_method(method), ("source", "target").index(side)
+    return lambda pair, minutes, seed: learn(pair[which], minutes, seed)
+
 
 def _chance(pair: Pair, minutes: float, seed: int) -> Iterator:
+    """Noise."""
     n = len(pair[1].images)
     yield Embedding(np.random.default_rng(seed).normal(size=(n, 2)))
-
-
-def _of_source(method: str) -> Callable[..., Iterator]:
-    return lambda pair, minutes, seed: METHODS[method](pair[0], minutes, seed)
-
-
-def _of_target(method: str) -> Callable[..., Iterator]:
-    return lambda pair, minutes, seed: METHODS[method](pair[1], minutes, seed)
-
-
-ROWS: dict[str, Callable[[Pair, float, int], Iterator[Embedding]]] = {
-    "chance": _chance,
-    "intensity statistics": _of_target("intensity statistics"),
-    "PCA of pixels": _of_target("PCA of pixels"),
-    "ImageNet": _of_target("ImageNet"),
-    "untrained": _of_source("untrained"),
-    "gandl of the source": _of_source("gandl"),
-    "gandl of the target": _of_target("gandl"),
-}
 
 
 # Scores

@@ -79,19 +79,24 @@ def test_zero_shot(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zero_shot, "load_pair", lambda name: pair)
     name, out, both = "screen -> screen", tmp_path / "first.json", tmp_path / "both"
     few = ("--pairs", name, "--minutes", "0.001", "--seeds", "1")
-    run(zero_shot, monkeypatch, *few, "--methods", "chance,untrained", "--out", out)
-    rest = "untrained,intensity statistics,gandl of the source,gandl of the target"
+    statistics, small = (
+        "target: intensity statistics",
+        "channel_max=8 adversarial_batch=4",
+    )
+    source, own = f"source: gandl {small}", f"target: gandl {small}"
+    first, rest = f"chance,{statistics}", f"{statistics},{source},{own}"
+    run(zero_shot, monkeypatch, *few, "--methods", first, "--out", out)
     capsys.readouterr()
     run(zero_shot, monkeypatch, *few, "--methods", rest, "--join", out, "--out", both)
     made = capsys.readouterr().out
-    assert "gandl of the target 0 0." in made
-    assert "untrained 0 0." not in made  # it was made before
+    assert f"{own} 0 0." in made
+    assert f"{statistics} 0 0." not in made  # it was made before
     results = pd.DataFrame(json.loads(both.read_text()))
-    assert set(results["method"]) == {"chance", *rest.split(",")}
+    assert set(results["method"]) == {"chance", statistics, source, own}
     d = results.groupby("method")["d"].first()
     # Two stains: side by side, or both in one network.
-    assert d["gandl of the source"] == d["untrained"] == 2 * d["gandl of the target"]
-    assert d["intensity statistics"] == 2 * 7
+    assert d[source] == 2 * d[own]
+    assert d[statistics] == 2 * 7
     labels = ("1 a class", "5 a class", "20 a class", "all")
     for folds in results["folds"]:
         assert len(folds) == 2
@@ -99,8 +104,8 @@ def test_zero_shot(tmp_path, monkeypatch, capsys):
             f"{name}, {n}" for name in ("SVM", "prototypes") for n in labels
         ]
     run(zero_shot, monkeypatch, "--methods", "", "--join", both, "--pairs", name)
-    assert "gandl of the source" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="No 'nothing'"):
+    assert source in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="No row 'nothing'"):
         run(zero_shot, monkeypatch, "--methods", "nothing")
 
 
