@@ -81,16 +81,24 @@ def embed_all(
     ``whiten``, all is whitened as the featurizer's embedding is, by views of
     ``view_size`` pixels.
     """
-    return embed(
-        SimpleNamespace(embed=lambda x, _: function(x)),
-        data.images,
-        data.intensity_range,
-        features="",
-        size=_size(data),
-        device="cpu",
-        n_views=n_views or PRESETS["default"]["n_views"],
-        whitening=_whitening(data, function, view_size) if whiten else None,
-    )
+    ranges = data.intensity_range
+    if data.embedded and ranges is not None:
+        ranges = np.tile([0.0, 1.0], (data.images.shape[1], 1))
+    affine = _whitening(data, function, view_size) if whiten else None
+    parts = [
+        embed(
+            SimpleNamespace(embed=lambda x, _: function(x)),
+            images,
+            ranges,
+            features="",
+            size=_size(data),
+            device="cpu",
+            n_views=n_views or PRESETS["default"]["n_views"],
+            whitening=affine,
+        )
+        for images in data.embedded or [data.images]
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def _whitening(
@@ -152,7 +160,7 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
 
 
 def _frechet(data: Data, learner: Learner) -> float | None:
-    if learner.draw is None:
+    if learner.draw is None or data.embedded:  # which are not what is drawn
         return None
     real = embed_all(data, learner.embed, n_views=1, whiten=False)
     return frechet_distance(real, take(learner.embed, learner.draw(), 2048))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,9 @@ class Data:
     """Images to learn from, without labels, and the tasks that follow.
 
     ``replicates`` says which images had the same treatment (on MitoCheck: are of one
-    well); those of a missing one are not asked.
+    well); those of a missing one are not asked. ``embedded``, if there is any, is
+    embedded in place of ``images``: collections of other images, row by row the same,
+    from 0 to 1, whose embeddings stand side by side.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Data:
     intensity: str
     tasks: list[Task]
     replicates: pd.Series
+    embedded: Sequence[ImageCollection] = ()
 
     @cached_property
     def intensity_range(self) -> np.ndarray | None:
@@ -68,7 +71,8 @@ def load(name: str) -> Data:
     return {"mitocheck": _mitocheck, "bbbc021": _bbbc021, "screen": _screen}[name]()
 
 
-def _folder(name: str) -> tuple[ImageCollection, pd.DataFrame]:
+def read_folder(name: str) -> tuple[ImageCollection, pd.DataFrame]:
+    """Images and metadata of a data set below the folder ``GANDL_DATA``."""
     if "GANDL_DATA" not in os.environ:
         raise SystemExit(f"Set GANDL_DATA to the folder that has {name}/.")
     root = Path(os.environ["GANDL_DATA"]) / name
@@ -79,14 +83,14 @@ def _folder(name: str) -> tuple[ImageCollection, pd.DataFrame]:
 
 
 def _mitocheck() -> Data:
-    images, table = _folder("mitocheck")
+    images, table = read_folder("mitocheck")
     groups = table["plate"] + "/" + table["well"]
     task = classification("mitocheck", table, "phenotype", groups, n_folds=5)
     return Data("mitocheck", images, "dataset", [task], groups)
 
 
 def _bbbc021() -> Data:
-    images, table = _folder("bbbc021")
+    images, table = read_folder("bbbc021")
     dosed = table.loc[table["compound"] == "cycloheximide", "plate"].unique()
     either = table["compound"].isin(["DMSO", "cycloheximide"])
     chosen = table[either & table["plate"].isin(dosed)]
@@ -153,7 +157,7 @@ def _fold_scores(
 ) -> dict[str, float]:
     z = StandardScaler().fit(X[train]).transform(X).astype(np.float64)
     products = z @ z.T  # once, for every SVM
-    svm = _linear_svm(len(np.unique(groups[train])))
+    svm = linear_svm(len(np.unique(groups[train])))
     by_group = {"groups": groups[train]} if isinstance(svm, GridSearchCV) else {}
     svm.fit(products[np.ix_(train, train)], y[train], **by_group)
     held_out = products[np.ix_(test, train)]
@@ -167,7 +171,8 @@ def _fold_scores(
     return scores
 
 
-def _linear_svm(n_groups: int) -> BaseEstimator:
+def linear_svm(n_groups: int) -> BaseEstimator:
+    """On products of rows; C is chosen with groups held out where there are several."""
     svm = SVC(kernel="precomputed", C=0.01, class_weight="balanced")
     if n_groups == 1:  # one plate to learn from: none is left to choose C on
         return svm
@@ -204,7 +209,7 @@ def _few_labels(
         chosen = np.concatenate(
             [shuffled[y[shuffled] == label][:budget] for label in np.unique(y[train])]
         )
-        svm = _linear_svm(1).fit(products[np.ix_(chosen, chosen)], y[chosen])
+        svm = linear_svm(1).fit(products[np.ix_(chosen, chosen)], y[chosen])
         predicted = svm.predict(products[np.ix_(test, chosen)])
         scores.append(balanced_accuracy_score(y[test], predicted))
     return float(np.mean(scores))

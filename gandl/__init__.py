@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gandl.featurizer import GANDLFeaturizer
     from gandl.images import ImageCollection
+    from gandl.zero_shot import ChannelAdapter, ZeroShotClassifier
 
 __version__ = "0.1.0.dev0"
-__all__ = ["GANDLFeaturizer", "ImageCollection", "__version__"]
+__all__ = [
+    "ChannelAdapter",
+    "GANDLFeaturizer",
+    "ImageCollection",
+    "ZeroShotClassifier",
+    "__version__",
+]
 
 # Loaded on first use: `import gandl` and work on tables never import torch.
 _MODULE_OF = {
+    "ChannelAdapter": "gandl.zero_shot",
     "GANDLFeaturizer": "gandl.featurizer",
     "ImageCollection": "gandl.images",
+    "ZeroShotClassifier": "gandl.zero_shot",
 }
 
 

@@ -33,7 +33,9 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
         estimator.n_channels_in_ = estimator.image_shape_in_[0]
         estimator.channels_in_ = images.channels
     else:
-        _check_shape(estimator, images)
+        _check_channels(estimator, images)
+        if hasattr(estimator, "config_"):
+            _check_size(estimator, images)
     return images
 
 
@@ -47,7 +49,7 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
         X = _from_paths(X)
     elif isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
         X = np.stack([np.asarray(image) for image in X])
-    if not isinstance(X, ImageCollection) and getattr(X, "ndim", 2) <= 2:
+    if has_flat_rows(X):
         return _from_rows(estimator, X, reset=reset)
     if reset:  # as scikit-learn has it, only flat rows have features
         estimator.__dict__.pop("n_features_in_", None)
@@ -67,6 +69,15 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
             "if channels come last, pass np.moveaxis(X, -1, 1)."
         )
     return ImageCollection.from_array(X)
+
+
+def has_flat_rows(X: Any) -> bool:
+    """Whether each image is a row of numbers, without channels, height and width."""
+    if isinstance(X, pd.DataFrame):
+        return not _holds_paths(X)
+    if isinstance(X, list | tuple):
+        return not (len(X) and np.ndim(X[0]) == 3)
+    return getattr(X, "ndim", 2) <= 2
 
 
 def _holds_paths(table: pd.DataFrame) -> bool:
@@ -103,9 +114,8 @@ def _from_rows(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
     return ImageCollection.from_array(X.reshape(-1, *shape))
 
 
-def _check_shape(estimator: Any, images: ImageCollection) -> None:
-    n_channels, *extent = images.shape[1:]
-    expected, *fitted = estimator.image_shape_in_
+def _check_channels(estimator: Any, images: ImageCollection) -> None:
+    n_channels, expected = images.shape[1], estimator.n_channels_in_
     if n_channels != expected:
         raise ValueError(
             f"X has {n_channels} channels, but {type(estimator).__name__} was fitted "
@@ -114,13 +124,17 @@ def _check_shape(estimator: Any, images: ImageCollection) -> None:
             "collection."
         )
     names = estimator.channels_in_
-    if images.channels != names and not (_unnamed(images.channels) or _unnamed(names)):
+    if images.channels != names and not (unnamed(images.channels) or unnamed(names)):
         raise ValueError(
             f"X has the channels {images.channels}, but {type(estimator).__name__} was "
             f"fitted on {names}: bring them into that order with X.with_channels. If "
             "the same stains have other names, make the collection with the fitted "
             "ones."
         )
+
+
+def _check_size(estimator: Any, images: ImageCollection) -> None:
+    extent, fitted = images.shape[2:], estimator.image_shape_in_[1:]
     smallest = [min(size, estimator.config_.size) for size in fitted]
     if extent[0] < smallest[0] or extent[1] < smallest[1]:
         raise ValueError(
@@ -131,7 +145,8 @@ def _check_shape(estimator: Any, images: ImageCollection) -> None:
         )
 
 
-def _unnamed(channels: tuple[str, ...]) -> bool:
+def unnamed(channels: tuple[str, ...]) -> bool:
+    """Whether channels have no names but those that they are given by default."""
     return channels == tuple(f"channel_{k}" for k in range(len(channels)))
 
 

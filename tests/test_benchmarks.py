@@ -17,7 +17,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def _scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("_methods", "_screens", "_tasks", "embedding", "reading", "screen"):
+    scripts = ("embedding", "reading", "screen", "zero_shot")
+    for name in ("_methods", "_screens", "_tasks", *scripts):
         sys.modules.pop(name, None)
 
 
@@ -84,6 +85,50 @@ def test_reading(tmp_path, monkeypatch, capsys):
         assert 0 < row["waiting"] < 1
         assert min(row["reading"], row["network"], row["both"]) > 0
     assert "| LZW |" in capsys.readouterr().out
+
+
+def test_zero_shot(tmp_path, monkeypatch, capsys):
+    import zero_shot
+
+    source, target = tiny_data("source").images, tiny_data("target")
+    table = pd.DataFrame(
+        {"label": ["a", "b", "c"] * 16, "group": np.repeat(list("wxyz"), 12)}
+    )
+    task = zero_shot.classification("tiny", table, "label", table["group"], n_folds=2)
+    twice = ImageCollection.from_array(np.asarray(target.images).repeat(2, axis=1))
+    stains = [[stain] for stain in twice.channels]
+    pair = zero_shot._pair("target", source, twice, [task], stains=stains)
+    monkeypatch.setattr(zero_shot, "load_pair", lambda name: pair)
+    name, out, both = "screen -> screen", tmp_path / "first.json", tmp_path / "both"
+    few = ("--pairs", name, "--minutes", "0.001", "--seeds", "1")
+    statistics, small = (
+        "target: intensity statistics",
+        "channel_max=8 adversarial_batch=4",
+    )
+    source, own = f"source: gandl {small}", f"target: gandl {small}"
+    first, rest = f"chance,{statistics}", f"{statistics},{source},{own}"
+    run(zero_shot, monkeypatch, *few, "--methods", first, "--out", out)
+    capsys.readouterr()
+    run(zero_shot, monkeypatch, *few, "--methods", rest, "--join", out, "--out", both)
+    made = capsys.readouterr().out
+    assert f"{own} 0 0." in made
+    assert f"{statistics} 0 0." not in made  # it was made before
+    results = pd.DataFrame(json.loads(both.read_text()))
+    assert set(results["method"]) == {"chance", statistics, source, own}
+    d = results.groupby("method")["d"].first()
+    # Two stains: side by side, or both in one network.
+    assert d[source] == 2 * d[own]
+    assert d[statistics] == 2 * 7
+    labels = ("1 a class", "5 a class", "20 a class", "all")
+    for folds in results["folds"]:
+        assert len(folds) == 2
+        assert list(folds[0]) == [
+            f"{name}, {n}" for name in ("SVM", "prototypes") for n in labels
+        ]
+    run(zero_shot, monkeypatch, "--methods", "", "--join", both, "--pairs", name)
+    assert source in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="No row 'nothing'"):
+        run(zero_shot, monkeypatch, "--methods", "nothing")
 
 
 def test_screen(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ MODULES = (
     "gandl.profiles",
     "gandl.scoring",
     "gandl.testing",
+    "gandl.zero_shot",
 )
 # ES01, SA01: no obligatory extended summary or see-also; EX01: examples stand with
 # the class or function, not with each method; GL08 of modules; YD01 has no use here;
