@@ -28,8 +28,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gandl._plate_map import join_plate_map, read_table
-from gandl.images import read_image
+from gandl._plate_map import join_plate_map
+from gandl.images import read_image, read_plate_map
 
 GREY = np.arange(256, dtype="uint16").reshape(16, 16)
 
@@ -50,7 +50,7 @@ def main() -> None:
             name: (good, read_image, path / f"fuzzed{suffix}")
             for name, (good, suffix) in images().items()
         }
-        targets["plate map"] = (PLATE_MAP, read_plate_map, path / "fuzzed.csv")
+        targets["plate map"] = (PLATE_MAP, read_and_join, path / "fuzzed.csv")
         seconds = 60 * arguments.minutes / len(targets)
         n_found = sum(fuzz(name, *t, seconds) for name, t in targets.items())
     sys.exit(n_found > 0)
@@ -60,9 +60,8 @@ PLATE_MAP = b"plate,well,state,dose\nP1,A01,healthy,0.1\nP1,B12,infected,\n"
 KNOWN = pd.DataFrame({"plate": ["P1", "P1"], "well": ["A1", "B12"]})
 
 
-def read_plate_map(path: Path) -> None:
-    table = read_table(path)
-    join_plate_map(KNOWN, table)
+def read_and_join(path: Path) -> None:
+    join_plate_map(KNOWN, read_plate_map(path))
 
 
 def images() -> dict[str, tuple[bytes, str]]:
