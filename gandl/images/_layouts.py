@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from gandl.images._microscopes import list_microscope
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
 _N_EXAMPLES = 3
@@ -20,6 +23,9 @@ class FileTable(NamedTuple):
     paths: np.ndarray  # (n, 1), or (n, C) with one file a channel
     channels: tuple[str, ...] | None
     metadata: pd.DataFrame
+    functions: np.ndarray | None = (
+        None  # (n, C) of illumination, "" where there is none
+    )
 
 
 def list_table(
@@ -64,34 +70,43 @@ def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
     if not len(table):
         raise ValueError("The table has no rows.")
     for name in columns:
-        missing = np.flatnonzero(table[name].isna())
-        if len(missing):
-            raise ValueError(
-                f"Row {missing[0]} of the table has no path in column {name!r} "
-                f"({len(missing)} such rows). Fill them in or drop them."
-            )
+        check_paths(table[name], name)
+
+
+def check_paths(paths: pd.Series, name: str) -> None:
+    missing = np.flatnonzero(paths.isna())
+    if len(missing):
+        raise ValueError(
+            f"Row {missing[0]} of the table has no path in column {name!r} "
+            f"({len(missing)} such rows). Fill them in or drop them."
+        )
 
 
 # What is found in the folder, without opening a file.
 def list_folder(
     root: str | os.PathLike[str],
-    pattern: str,
+    pattern: str | None,
     channels: Sequence[str] | Mapping[str, str] | None,
     *,
     lenient: bool = False,
 ) -> FileTable:
     root = os.path.abspath(os.fsdecode(root))
-    fields = _field_names(pattern)
-    found = _matching_files(root, pattern)
+    if pattern is None or re.fullmatch(r"\w+", pattern):
+        named = list_microscope(root, pattern)
+        fields, found, path = named.fields, named.values(), named.path
+    else:
+        fields = _field_names(pattern)
+        found = _matching_files(root, pattern)
+        path = partial(_path, root, pattern)
     if "channel" in fields:
-        return _group_channels(root, pattern, fields, found, channels, lenient)
+        return _group_channels(path, fields, found, channels, lenient)
     if isinstance(channels, Mapping):
         raise ValueError(
-            f"A mapping of channels needs the field {{channel}} in the pattern, got "
+            "A mapping of channels needs the field {channel} in the pattern, got "
             f"{pattern!r}."
         )
     found.sort(key=lambda values: [natural_key(values[f]) for f in fields])
-    paths = [[_path(root, pattern, values)] for values in found]
+    paths = [[path(values)] for values in found]
     names = None if channels is None else tuple(channels)
     return FileTable(np.array(paths, dtype=object), names, _columns(found, fields))
 
@@ -142,7 +157,8 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
         seen = ", ".join(map(repr, examples)) or "nothing"
         raise ValueError(
             f"No file in {root!r} matches the pattern {pattern!r}. The folder holds, "
-            f"for example: {seen}."
+            f"for example: {seen}. Leave `pattern` out to have those of the common "
+            "microscopes tried."
         )
     return found
 
@@ -183,8 +199,7 @@ def _columns(rows: Sequence[Mapping[str, str]], fields: list[str]) -> pd.DataFra
 
 
 def _group_channels(
-    root: str,
-    pattern: str,
+    path: Callable[[Mapping[str, str]], str],
     fields: list[str],
     found: list[dict[str, str]],
     channels: Sequence[str] | Mapping[str, str] | None,
@@ -206,16 +221,13 @@ def _group_channels(
     for row, image in zip(rows, keys, strict=True):
         for label in labels:
             if label not in images[image] and not lenient:
-                path = _path(root, pattern, {**row, "channel": label})
+                missing = path({**row, "channel": label})
                 raise FileNotFoundError(
-                    f"Image {row} has no file of channel {label!r}: {path!r} is "
+                    f"Image {row} has no file of channel {label!r}: {missing!r} is "
                     "missing. Restore it, remove the image's other files, or leave "
                     "the channel out with `channels`."
                 )
-    paths = [
-        [_path(root, pattern, {**row, "channel": label}) for label in labels]
-        for row in rows
-    ]
+    paths = [[path({**row, "channel": label}) for label in labels] for row in rows]
     return FileTable(np.array(paths, dtype=object), tuple(names), _columns(rows, rest))
 
 
