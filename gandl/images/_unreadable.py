@@ -44,7 +44,10 @@ def split_unreadable(
         **{name: [f[k] for f in faults if f[1]] for name, k in columns.items()}
     )
     metadata = files.metadata[~bad].reset_index(drop=True)
-    kept = files._replace(paths=files.paths[~bad], metadata=metadata)
+    functions = None if files.functions is None else files.functions[~bad]
+    kept = files._replace(
+        paths=files.paths[~bad], metadata=metadata, functions=functions
+    )
     return kept, skipped.reset_index(drop=True)
 
 
