@@ -13,8 +13,9 @@ from gandl._wells import well_name
 _WELL = r"(?P<well>[A-Za-z]{1,2}\d{2})"
 _GUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _SUFFIX = r"\.(?:tiff?|TIFF?|png|PNG)"
-# The experiment is what the name of a file begins with; "._" are macOS's own files.
-_EXPERIMENT = r"(?P<experiment>(?!\._)[^/]+)_"
+# The experiment is what the name of a file begins with, as short as can be, lest site
+# s10 be a well; "._" are macOS's own files.
+_EXPERIMENT = r"(?P<experiment>(?!\._)[^/]+?)_"
 
 
 class Microscope(NamedTuple):

@@ -82,14 +82,14 @@ LAYOUTS = {
         # The channel ends where the GUID begins, be it with a digit.
         [
             f"Week1_22123/TimePoint_1/Week 1_150607_B02_s{s}_w{c}{GUIDS[c - 1]}.TIF"
-            for s in (1, 2)
+            for s in (1, 10)
             for c in (1, 2)
         ],
         {
             "experiment": ["Week 1_150607"] * 2,
             "plate": ["Week1_22123"] * 2,
             "well": ["B02"] * 2,
-            "site": ["1", "2"],
+            "site": ["1", "10"],
             "t": ["1", "1"],
         },
         ("1", "2"),
