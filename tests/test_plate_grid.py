@@ -167,7 +167,7 @@ BAD = {
     ),
     "text above": ([["Screen 5"], *GOOD], "line 2: 'Screen 5' before it is neither"),
     "text below": ([*GOOD, ["done by", "me"]], "'done by, me' before it"),
-    "a word below": ([*GOOD, ["mine"]], "line 10: 'mine' before it is neither"),
+    "a word below": ([*GOOD, ["mine"]], "line 11: 'mine' before it is neither"),
     "text beside": (
         [[*line, "x"] if k == 4 else line for k, line in enumerate(GOOD)],
         "line 1: 'x' stands beside the grid",
