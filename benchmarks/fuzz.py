@@ -36,12 +36,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gandl._plate_map import join_plate_map, read_table
-from gandl.images import read_image
+from gandl._plate_map import join_plate_map
+from gandl.images import read_image, read_plate_map
 
 GREY = np.arange(256, dtype="uint16").reshape(16, 16)
 MEMORY = 4 * 2**30
-INSTRUMENTED = ("gandl.images.", "gandl._plate_map", "tifffile.")
+INSTRUMENTED = ("gandl.images.", "gandl._plate", "gandl._tables", "tifffile.")
 
 
 def main() -> None:
@@ -76,9 +76,8 @@ PLATE_MAP = b"plate,well,state,dose\nP1,A01,healthy,0.1\nP1,B12,infected,\n"
 KNOWN = pd.DataFrame({"plate": ["P1", "P1"], "well": ["A1", "B12"]})
 
 
-def read_plate_map(path: Path) -> None:
-    table = read_table(path)
-    join_plate_map(KNOWN, table)
+def read_and_join(path: Path) -> None:
+    join_plate_map(KNOWN, read_plate_map(path))
 
 
 def images() -> dict[str, tuple[bytes, str]]:
@@ -127,7 +126,7 @@ class Target(NamedTuple):
 
 def target_of(kind: str, folder: Path) -> Target:
     if kind == "plate map":
-        return Target(PLATE_MAP, folder / "fuzzed.csv", read_plate_map)
+        return Target(PLATE_MAP, folder / "fuzzed.csv", read_and_join)
     good, suffix = images()[kind]
     return Target(good, folder / f"fuzzed{suffix}", read_image)
 

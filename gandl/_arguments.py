@@ -108,16 +108,26 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pattern",
         help="how files of a folder are named, such as {plate}/{well}_w{channel}.tif: "
-        "{channel} joins the files of an image, any other {name} becomes a column",
+        "{channel} joins the files of an image, any other {name} becomes a column; or "
+        "rxrx, phenix, operetta, jump, imagexpress or cellvoyager (found out)",
     )
     group.add_argument("--path", default="path", help="column of paths (path)")
     group.add_argument(
-        "--root", type=Path, help="where paths start (the folder of the table)"
+        "--root",
+        type=Path,
+        help="where paths start, or where those of another machine lie (the folder of "
+        "the table)",
     )
     group.add_argument(
         "--channels",
         nargs="+",
-        help="channels to use, in order (all); of a folder also renamed: 1=DNA 2=actin",
+        help="channels to use, in order (all); of a folder or load_data.csv also "
+        "renamed: 1=DNA 2=actin",
+    )
+    group.add_argument(
+        "--illumination",
+        action="store_true",
+        help="estimate the uneven light of each plate, and divide it out",
     )
     group.add_argument(
         "--on-error",
@@ -140,7 +150,8 @@ def _add_plate_map(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plate-map",
         type=Path,
-        help="table (csv, tsv) with a column well; joined by all columns in common",
+        help="csv, tsv or xlsx: a table with a column well, joined by all columns in "
+        "common, or grids that look like the plate",
     )
     group.add_argument(
         "--batch", nargs="+", help="columns that together name a plate (plate)"

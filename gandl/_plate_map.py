@@ -3,59 +3,160 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gandl._wells import row_letters, well_position
+from gandl._plate_grid import Rows, find_grids, join_grids, read_cells
+from gandl._tables import USUAL, read_table, with_usual_names
+from gandl._wells import well_name, well_position
 
-_USUAL = ("plate", "well", "site")
 
+def read_plate_map(
+    path: str | os.PathLike[str], *, sheet: str | Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Read what is in each well of one or several plates.
 
-def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a csv or tsv file, all columns as text; only an empty field is missing."""
-    name = os.fspath(path).lower().removesuffix(".gz")
-    separator = "\t" if name.endswith((".tsv", ".txt")) else ","
+    Parameters
+    ----------
+    path : str or path-like
+        A csv, tsv (both also .gz), xlsx or parquet file, of one of two forms:
+
+        - A table with a column "well" (or "well_position"), and "plate" where plates
+          differ: one row a well.
+        - Grids that look like the plate, 8 x 12, 16 x 24 or 32 x 48: letters down,
+          numbers across, and in the corner, or in a line of its own above, a title,
+          which becomes a column. Several stand one below the other. A line with
+          "plate" and its name begins another plate.
+
+        The sheets of a workbook are read alike. A grid without a title has that of its
+        sheet. Where several sheets are tables without a column "plate", or have grids
+        of the same title and no plates, each sheet is a plate.
+    sheet : str or sequence of str, default=None
+        The sheets of a workbook to read; None: all that are not empty.
+
+    Returns
+    -------
+    DataFrame
+        One row a well, all columns text, empty fields missing. Wells of grids are
+        called A01; those of tables as they are.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no table, or not to be understood in one way alone: a grid of
+        another size, without or of the same title, or with text around it.
+    ImportError
+        If reading it needs a package that is not installed.
+
+    See Also
+    --------
+    ImageCollection.with_plate_map : Join it to images.
+
+    Examples
+    --------
+    >>> import os
+    >>> import tempfile
+    >>> from gandl.images import read_plate_map
+    >>> rows = ["compound," + ",".join(str(k + 1) for k in range(12))]
+    >>> rows += [letter + ",DMSO,aspirin" + "," * 10 for letter in "ABCDEFGH"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "map.csv")
+    ...     with open(path, "w") as file:
+    ...         _ = file.write("\\n".join(rows))
+    ...     plate_map = read_plate_map(path)
+    >>> plate_map.head(3)
+      well compound
+    0  A01     DMSO
+    1  A02  aspirin
+    2  A03     None
+    """
+    name = os.fsdecode(path)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
-    try:
-        with warnings.catch_warnings():
-            # Of fields that no heading is for.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                path,
-                sep=separator,
-                dtype=str,
-                encoding="utf-8-sig",
-                keep_default_na=False,
-                na_values=[""],
-                index_col=False,
+        raise FileNotFoundError(f"There is no {name!r}.")
+    if name.lower().endswith((".xls", ".ods", ".numbers")):
+        raise ValueError(f"{name!r}: save it as xlsx or csv.")
+    if name.lower().endswith(".parquet"):
+        return _with_well(read_table(path))
+    sheets = _chosen(name, read_cells(path), sheet)
+    grids = {
+        title: find_grids(rows, f"{name!r}{title and f', sheet {title!r},'}", title)
+        for title, rows in sheets.items()
+    }
+    if all(grids.values()):
+        return with_usual_names(join_grids(grids))
+    if "" in sheets:  # not a workbook
+        return _with_well(read_table(path))
+    for title, found in grids.items():
+        if found:
+            raise ValueError(
+                f"{name!r}: sheet {title!r} has grids, others have not. Choose sheets "
+                "of one form by `sheet`."
             )
-    except pd.errors.ParserWarning:
+    return _join_sheets(
+        {title: _long_sheet(name, title, rows) for title, rows in sheets.items()}
+    )
+
+
+def _chosen(
+    path: str, sheets: dict[str, Rows], sheet: str | Sequence[str] | None
+) -> dict[str, Rows]:
+    if sheet is None:
+        chosen = {t: rows for t, rows in sheets.items() if any(map(any, rows))}
+        if not chosen:
+            raise ValueError(f"{path!r} is no table: it is empty.")
+        return chosen
+    titles = [sheet] if isinstance(sheet, str) else list(sheet)
+    unknown = [title for title in titles if title not in sheets]
+    if unknown or not titles:
+        raise ValueError(f"{path!r} has no sheets {unknown}; it has {list(sheets)}.")
+    return {title: sheets[title] for title in titles}
+
+
+def _long_sheet(path: str, title: str, rows: Rows) -> pd.DataFrame:
+    filled = [row for row in rows if any(row)]
+    names, body = filled[0], filled[1:]
+    used = [k for k in range(len(names)) if any(row[k] for row in filled)]
+    nameless = [k for k in used if not names[k]]
+    if nameless:
         raise ValueError(
-            f"{os.fspath(path)!r} is no table: a row has more fields than there are "
-            "headings. A comma inside a field takes quotation marks around the field."
-        ) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
-    return with_usual_names(table)
+            f"{path!r}, sheet {title!r}: column {nameless[0] + 1} has no heading in "
+            f"the first line, {[name for name in names if name]}."
+        )
+    table = pd.DataFrame(
+        [[row[k] or None for k in used] for row in body],
+        columns=[names[k] for k in used],
+        dtype=object,
+    )
+    try:
+        return _with_well(with_usual_names(table))
+    except ValueError as error:
+        raise ValueError(f"{path!r}, sheet {title!r}: {error}") from None
 
 
-def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:
-    """Rename "Metadata_Plate" and "Plate" to "plate", well and site alike."""
+def _join_sheets(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    with_plate = [title for title, table in tables.items() if "plate" in table]
+    if len(tables) > 1 and not with_plate:
+        tables = {t: table.assign(plate=t) for t, table in tables.items()}
+    elif len(with_plate) < len(tables) > 1:
+        raise ValueError(
+            f'Of the sheets {list(tables)}, only {with_plate} have a column "plate".'
+        )
+    return pd.concat(tables.values(), ignore_index=True)
 
-    def usual(name: str) -> str:
-        bare = str(name).strip().removeprefix("Metadata_")
-        return bare.lower() if bare.lower() in _USUAL else bare
 
-    renamed = table.rename(columns=usual)
-    twice = renamed.columns[renamed.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"There are several columns {twice[0]!r}.")
-    return renamed
+def _with_well(table: pd.DataFrame) -> pd.DataFrame:
+    if "well" not in table and "well_position" in table:
+        return table.rename(columns={"well_position": "well"})
+    if "well" not in table:
+        raise ValueError(
+            f'The plate map has no column "well"; it has {list(table)}. Or draw it as '
+            "the plate: letters down, numbers across, and a title in the corner."
+        )
+    return table
 
 
 def join_plate_map(
@@ -82,7 +183,7 @@ def join_plate_map(
     left, right = (
         table.assign(
             **{key: table[key].astype(str) for key in keys},  # plate 1 is plate "1"
-        ).assign(well=[_well(name) for name in table["well"]])
+        ).assign(well=[well_name(name) for name in table["well"]])
         for table in (known, plate_map)
     )
     twice = np.flatnonzero(right.duplicated(keys))
@@ -175,11 +276,6 @@ def well_kinds(
     )
 
 
-def _well(name: Any) -> str:
-    row, column = well_position(name)
-    return f"{row_letters(row)}{column + 1:02}"
-
-
 def _check_shared(key: str, images: pd.Series, plate_map: pd.Series) -> None:
     """Refuse images and a plate map that have no value of a key in common."""
     names, others = set(images), set(plate_map)
@@ -196,7 +292,7 @@ def several_images(known: pd.DataFrame) -> tuple[str, list[str]]:
 
     Without a column of sites, it is the wells that have several. ("", []) if none has.
     """
-    keys = [name for name in _USUAL if name in known]
+    keys = [name for name in USUAL if name in known]
     together = known.groupby(keys, sort=False, dropna=False)
     rows = np.flatnonzero(known.duplicated(keys))
     if not len(rows):

@@ -1,29 +1,43 @@
-"""Names of wells: A1, A01, a01, AF48."""
+"""Names of wells: A1, A01, a01, A-1, r01c01, 1-1, AF48."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-_NAME = re.compile(r"([A-Za-z]{1,2})0*([1-9]\d?)")
+_LETTERS = re.compile(r"([A-Za-z]{1,2})[-_: ]?0*([1-9]\d?)")
+_NUMBERS = (
+    re.compile(r"0*([1-9]\d?)[-_:]0*([1-9]\d?)"),
+    re.compile(r"[Rr]0*([1-9]\d?)[-_: ]?[Cc]0*([1-9]\d?)"),
+)
 
 # Rows and columns of the plates there are.
 FORMATS = ((8, 12), (16, 24), (32, 48))
 
 
 def well_position(name: Any) -> tuple[int, int]:
-    """Row and column of a well, from 0: "B03" is (1, 2), "AA1" is (26, 0)."""
-    match = _NAME.fullmatch(str(name).strip())
-    if match:
-        row = -1
+    """Row and column of a well, from 0: "B03", "2-3" and "r02c03" are (1, 2)."""
+    text = str(name).strip()
+    row = column = -1
+    if match := _LETTERS.fullmatch(text):
         for letter in match[1].upper():
             row = 26 * (row + 1) + ord(letter) - ord("A")
         column = int(match[2]) - 1
-        if row < FORMATS[-1][0] and column < FORMATS[-1][1]:
-            return row, column
+    for numbers in _NUMBERS:
+        if match := numbers.fullmatch(text):
+            row, column = int(match[1]) - 1, int(match[2]) - 1
+    if 0 <= row < FORMATS[-1][0] and 0 <= column < FORMATS[-1][1]:
+        return row, column
     raise ValueError(
-        f"{name!r} is no well: a row from A to AF, then a column from 1 to 48."
+        f"{name!r} is no well: a row from A to AF, then a column from 1 to 48, as in "
+        "A1, A01, A-1, r01c01 or, both as numbers, 1-1."
     )
+
+
+def well_name(name: Any) -> str:
+    """A well by its usual name: "a1", "1-1" and "r01c01" are "A01"."""
+    row, column = well_position(name)
+    return f"{row_letters(row)}{column + 1:02}"
 
 
 def row_letters(row: int) -> str:

@@ -19,12 +19,12 @@ from gandl._arguments import make_parser
 from gandl._files import whole_file
 from gandl._plate_map import (
     join_plate_map,
-    read_table,
+    read_plate_map,
     several_images,
     well_kinds,
-    with_usual_names,
 )
 from gandl._run_record import inputs, make_record, write_record
+from gandl._tables import read_table, with_usual_names
 from gandl.images import ImageCollection
 from gandl.profiles import (
     ControlScaler,
@@ -246,32 +246,20 @@ def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
     source = options.images
     if not source.exists():
         raise FileNotFoundError(f"There is no {str(source)!r}.")
-    if not source.is_dir():
-        images = _from_table(source, options)
-        if isinstance(_channel_names(options), dict):
-            raise ValueError("--channels renames those of a folder only.")
-    elif options.pattern:
+    names = _channel_names(options)
+    if source.is_dir():
         images = ImageCollection.from_folder(
-            source,
-            options.pattern,
-            channels=_channel_names(options),
-            on_error=options.on_error,
+            source, options.pattern, channels=names, on_error=options.on_error
         )
     else:
-        raise ValueError(
-            f"{str(source)!r} is a folder: say how its files are named, as in "
-            '--pattern "{plate}/{well}_s{site}_w{channel}.tif".'
-        )
+        images = _from_table(source, options)
+    if options.illumination:
+        images = images.with_illumination(by=_plate_columns(images, options))
     if len(skipped := images.skipped):
         first = skipped.iloc[0]
         _tell(
             f"{len(skipped)} images are left out; the first: {first['path']!r}: "
             f"{first['reason']}"
-        )
-    if options.channels:
-        names = _channel_names(options)
-        images = images.with_channels(
-            list(names.values() if isinstance(names, dict) else names or ())
         )
     known = _with_plate_map(with_usual_names(images.metadata), options)
     known = _with_plates(known, options)
@@ -285,9 +273,14 @@ def _with_plate_range(
     """Take each plate's intensity range from its images, if ``intensity`` is that."""
     if intensity != "plate":
         return images
+    return images.with_intensity_range(by=_plate_columns(images, options))
+
+
+def _plate_columns(images: ImageCollection, options: argparse.Namespace) -> list[str]:
+    """The columns of the images' own metadata that name a plate."""
     usual = dict(zip(with_usual_names(images.metadata), images.metadata, strict=True))
     names = getattr(options, "batch", None) or ["plate"]
-    return images.with_intensity_range(by=[usual.get(name, name) for name in names])
+    return [usual.get(name, name) for name in names]
 
 
 def _selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
@@ -309,20 +302,17 @@ def _selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
 def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
     table = read_table(source)
     root = options.root or source.parent
-    files = [name for name in map(str, table) if name.startswith("FileName_")]
-    if not files:
-        return ImageCollection.from_table(
-            table, path=options.path, root=root, on_error=options.on_error
+    names = _channel_names(options)
+    if any(name.startswith(("FileName_", "URL_")) for name in map(str, table)):
+        return ImageCollection.from_load_data(
+            source, root=options.root, channels=names, on_error=options.on_error
         )
-    # CellProfiler's load_data.csv: a file and its folder for each channel.
-    channels = {name.removeprefix("FileName_"): name for name in files}
-    for channel, name in channels.items():
-        folder = f"PathName_{channel}"
-        if folder in table:
-            table[name] = table.pop(folder) + "/" + table[name]
-    return ImageCollection.from_table(
-        table, path=channels, root=root, on_error=options.on_error
+    if isinstance(names, dict):
+        raise ValueError("--channels does not rename those of a table of paths.")
+    images = ImageCollection.from_table(
+        table, path=options.path, root=root, on_error=options.on_error
     )
+    return images.with_channels(names) if names else images
 
 
 def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | None:
@@ -340,7 +330,7 @@ def _with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.Data
     path = getattr(options, "plate_map", None)
     if path is None:
         return known
-    joined, unused = join_plate_map(known, read_table(path))
+    joined, unused = join_plate_map(known, read_plate_map(path))
     if unused:
         _tell(f"In the plate map, but without images: {unused}.")
     return joined

@@ -289,6 +289,12 @@ def changed(row, column, value):
     return table.to_csv(index=False)
 
 
+def grid(title, height, width):
+    lines = [[title, *range(1, width + 1)]]
+    lines += [["ABCDEFGH"[row], *["x"] * width] for row in range(height)]
+    return "\n".join(",".join(map(str, line)) for line in lines) + "\n"
+
+
 PLATE_MAPS = {
     "empty file": ("", "map.csv' is no table"),
     "ragged rows": ("well,state\nA01,healthy,3\nA02,x\n", "more fields than"),
@@ -306,6 +312,14 @@ PLATE_MAPS = {
     "other plate names": (
         plate_map().assign(plate="Plate 1").to_csv(index=False),
         r"No plate of the images, \['P1'\].*Plate 1",
+    ),
+    "a grid of 24 wells": (grid("state", 4, 6), "map.csv' line 1: a grid of 4 x 6"),
+    "a grid without a title": (grid("", 8, 12), "line 1: a grid without a title"),
+    "a grid twice": (grid("state", 8, 12) * 2, "line 10: there is a grid 'state'"),
+    "text around a grid": ("mine\n" + grid("state", 8, 12), "line 2: 'mine' before it"),
+    "a grid that begins at 2": (
+        grid("state", 8, 12).replace("1,2,", "2,3,"),
+        'no column "well".*letters down',
     ),
     "no controls": (plate_map().assign(state="x").to_csv(index=False), "'healthy'"),
     "no positive controls": (
@@ -395,6 +409,35 @@ def test_folders_that_contain_themselves(tmp_path):
         ImageCollection.from_folder(tmp_path, "{plate}/{well}.png")
 
 
+FOLDERS = {
+    "empty": ([], "No pattern fits .*such as nothing. Tried.*rxrx .*: 0"),
+    "other names": (["a b.tif"], "No pattern fits .*'a b.tif'.*cellvoyager .*: 0"),
+    "of two microscopes": (
+        ["P/x_A01_s1_w1.tif", "P/r01c01f01p01-ch1sk1fk1fl1.tiff"],
+        "Several patterns fit .*phenix or .*: 1; imagexpress .*: 1; .*Name the one",
+    ),
+    "one image twice": (
+        ["P/x_A01_s1_w1.tif", "P/x_A01_s01_w1.tif"],
+        "x_A01_s01_w1.tif' and .*x_A01_s1_w1.tif' are both .*'well': 'A01'",
+    ),
+    "no such row": (["P/r40c01f01p01-ch1sk1fk1fl1.tiff"], "'r40c01' is no well"),
+    "a channel is missing": (
+        ["P/x_A01_s1_w1.tif", "P/x_A01_s1_w2.tif", "P/x_A02_s1_w1.tif"],
+        "'A02'.* has no file of channel '2': .*A02_s1_w1.tif",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder(kind, tmp_path):
+    names, message = FOLDERS[kind]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tiff(tmp_path / name)
+    with pytest.raises((ValueError, OSError), match=message):
+        ImageCollection.from_folder(tmp_path)
+
+
 def test_the_table_is_long_enough():
-    tables = (FILES, ARRAYS, HARMLESS, OTHER, PLATE_MAPS, FINE)
+    tables = (FILES, ARRAYS, HARMLESS, OTHER, PLATE_MAPS, FINE, FOLDERS)
     assert sum(map(len, tables)) >= 60

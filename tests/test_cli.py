@@ -198,6 +198,28 @@ def test_load_data(folder, model, tmp_path):
     pd.testing.assert_frame_equal(a, b)
 
 
+def test_a_pattern_that_is_found_and_illumination(folder, model, tmp_path):
+    """make_screen names files as RxRx does; a plate map in the shape of the plate."""
+    named = ["--channels", "1=DNA", "3=actin", "--illumination"]
+    tables = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    lines = ["place," + ",".join(str(c + 1) for c in range(24))]
+    for row in "ABCDEFGHIJKLMNOP":
+        lines.append(row + "".join(f",{row}-{c + 1}" for c in range(24)))
+    (tmp_path / "map.csv").write_text("\n".join(lines))
+    source = [folder, *named, "--plate-map", tmp_path / "map.csv"]
+    assert run("embed", model, *source, "--out", tables[0]) == 0
+    source = [folder, "--pattern", "RxRx", *named]
+    assert run("embed", model, *source, "--out", tables[1]) == 0
+    a, b = (read_profiles(table) for table in tables)
+    features = a.filter(like="gandl")
+    pd.testing.assert_frame_equal(features, b.filter(like="gandl"))
+    wells = [f"{w[0]}-{int(w[1:])}" for w in a["Metadata_Well"]]
+    assert a["Metadata_place"].tolist() == wells
+    images = ImageCollection.from_folder(folder, channels={"1": "DNA", "3": "actin"})
+    with_light = GANDLFeaturizer.load(model).transform(images.with_illumination())
+    np.testing.assert_allclose(features, with_light, rtol=1e-5)
+
+
 def test_nothing_is_overwritten_unless_told(folder, model, tmp_path, capsys):
     before = model.read_bytes()
     fit = ["fit", *images_of(folder), "--minutes", 0.005, "--seed", 1, "--out", model]
@@ -351,7 +373,8 @@ def test_what_was_trained_is_kept_when_scoring_fails(
     ("arguments", "message"),
     [
         (["fit", "nowhere"], "There is no 'nowhere'"),
-        (["fit", "."], "say how its files are named"),
+        (["fit", "."], "No pattern fits the files"),
+        (["fit", ".", "--pattern", "phoenix"], "No pattern is called 'phoenix'"),
         (["embed", "none.safetensors", "."], "none.safetensors"),
         (["generate", "none.safetensors"], "none.safetensors"),
         (["score", "none.parquet", *CONTROLS], "none.parquet"),

@@ -32,11 +32,18 @@ def public_objects():
                 continue
             yield f"{module}.{name}"
             if inspect.isclass(thing):
-                for attribute, member in vars(thing).items():
+                for attribute, member in own_members(thing):
                     if not attribute.startswith("_") and (
                         inspect.isfunction(member) or isinstance(member, classmethod)
                     ):
                         yield f"{module}.{name}.{attribute}"
+
+
+def own_members(thing):
+    """Those of the class and of its bases that are gandl's."""
+    for base in thing.__mro__:
+        if base.__module__.startswith("gandl"):
+            yield from vars(base).items()
 
 
 @pytest.mark.parametrize("name", sorted(set(public_objects())))

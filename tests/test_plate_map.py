@@ -1,15 +1,15 @@
 """Plate maps are joined by well, and every way to be wrong is named."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from gandl._plate_map import (
     join_plate_map,
-    read_table,
     several_images,
     well_kinds,
-    with_usual_names,
 )
+from gandl.images import ImageCollection, read_plate_map
 
 KNOWN = pd.DataFrame({"plate": ["1", "1", "2"], "well": ["A1", "B01", "A01"]})
 COLUMNS = {
@@ -37,6 +37,45 @@ def test_wells_go_together_by_any_spelling():
     assert joined["compound"].tolist() == ["z", "y", "x"]
     assert joined["well"].tolist() == ["A01", "B01", "A01"]
     assert unused == ""
+
+
+def test_spellings_of_both_sides():
+    known = pd.DataFrame({"well": ["r01c01", "B-2", "3:3", "AF48"]})
+    table = pd.DataFrame({"well": ["A:1", "2-2", "c03", "r32c48"], "dose": range(4)})
+    joined, unused = join_plate_map(known, table)
+    assert joined["well"].tolist() == ["A01", "B02", "C03", "AF48"]
+    assert joined["dose"].tolist() == [0, 1, 2, 3]
+    assert unused == ""
+    with pytest.raises(ValueError, match="has well A01 twice"):
+        join_plate_map(known, pd.DataFrame({"well": ["A1", "1-1"]}))
+
+
+def test_a_table_as_it_is(tmp_path):
+    plate_map().to_csv(tmp_path / "map.csv", index=False)
+    pd.testing.assert_frame_equal(read_plate_map(tmp_path / "map.csv"), plate_map())
+    renamed = plate_map().rename(columns={"well": "well_position"})
+    renamed.to_csv(tmp_path / "map.txt", sep="\t", index=False)
+    pd.testing.assert_frame_equal(read_plate_map(tmp_path / "map.txt"), plate_map())
+    renamed.to_parquet(tmp_path / "map.parquet")
+    pd.testing.assert_frame_equal(read_plate_map(tmp_path / "map.parquet"), plate_map())
+
+
+def test_joined_to_images(tmp_path):
+    images = np.arange(3.0).reshape(3, 1, 1, 1)
+    known = KNOWN.rename(columns={"well": "Metadata_Well"})
+    X = ImageCollection.from_array(images, metadata=known)
+    plate_map().to_csv(tmp_path / "map.csv", index=False)
+    for given in (plate_map(), tmp_path / "map.csv", str(tmp_path / "map.csv")):
+        Y = X.with_plate_map(given)
+        assert Y.metadata.to_dict("list") == {
+            "plate": ["1", "1", "2"],
+            "well": ["A01", "B01", "A01"],
+            "compound": ["z", "y", "x"],
+        }
+        np.testing.assert_array_equal(Y, images)
+    assert Y[[2]].metadata["compound"].tolist() == ["x"]
+    with pytest.raises(ValueError, match="lacks plate 1, well A01"):
+        X.with_plate_map(plate_map()[:2])
 
 
 def test_one_map_for_all_plates():
@@ -79,33 +118,6 @@ def test_images_that_only_another_column_tells_apart():
     sites = pd.concat([cells, cells.assign(site="2")], ignore_index=True)
     assert several_images(sites) == ("", [])
     assert several_images(sites.drop(columns="site")) == ("plate 1, well A1", [])
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("map.csv", "Plate,Well,compound\n007,A1,NA\n"),
-        ("map.csv", "\ufeffPlate,Well,compound\r\n007,A1,NA\r\n"),
-        ("map.tsv", "Metadata_Plate\tMetadata_Well\tcompound\n007\tA1\tNA\n"),
-        ("ä map.txt", "plate\twell\tcompound\n007\tA1\tNA\n"),
-    ],
-)
-def test_tables_are_text(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content.encode())
-    table = read_table(tmp_path / name)
-    assert table.to_dict("records") == [
-        {"plate": "007", "well": "A1", "compound": "NA"}
-    ]
-
-
-def test_what_is_no_table(tmp_path):
-    path = tmp_path / "map.csv"
-    for content in (b"", b"\xff\xfe\x00\x01", b'"open quote\n1,2'):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"map\.csv' is no table"):
-            read_table(path)
-    with pytest.raises(ValueError, match="several columns 'plate'"):
-        with_usual_names(pd.DataFrame([["1", "2"]], columns=["Plate", "plate"]))
 
 
 def wells(**columns):

@@ -10,23 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gandl.images._intensity import (
-    HIGH,
-    LOW,
-    MAX_IMAGES,
-    check_images,
-    range_of_rows,
-    spaced,
-)
+from gandl.images._illumination import with_functions
+from gandl.images._intensity import check_images
 from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
 from gandl.images._ome import OmeView
 from gandl.images._readers import BYTE_LIMIT
+from gandl.images._screens import ScreenView
 from gandl.images._sources import FileSource, Source, array_source
 from gandl.images._unreadable import split_unreadable
 from gandl.images._view import pair, tile_offsets
 
 
-class ImageCollection(OmeView):
+class ImageCollection(OmeView, ScreenView):
     """Immutable, lazy view of a table of images of one shape and type.
 
     A collection behaves like an array of shape (n, C, H, W) whose pixels stay on
@@ -35,8 +30,9 @@ class ImageCollection(OmeView):
     that scikit-learn's splitters, searches and caches take it as they take an
     array. It pickles as a reference to its files, in kilobytes.
 
-    Collections are made by :meth:`from_folder`, :meth:`from_table`,
-    :meth:`from_ome_tiff`, :meth:`from_ome_zarr` or :meth:`from_array`.
+    Collections are made by :meth:`from_folder`, :meth:`from_load_data`,
+    :meth:`from_table`, :meth:`from_ome_tiff`, :meth:`from_ome_zarr` or
+    :meth:`from_array`.
 
     Attributes
     ----------
@@ -213,7 +209,7 @@ class ImageCollection(OmeView):
     def from_folder(
         cls,
         root: str | os.PathLike[str],
-        pattern: str,
+        pattern: str | None = None,
         *,
         channels: Sequence[str] | Mapping[str, str] | None = None,
         z: int | str | None = None,
@@ -227,13 +223,18 @@ class ImageCollection(OmeView):
         ----------
         root : str or path-like
             The folder.
-        pattern : str
+        pattern : str, default=None
             The path of a file below the folder, with "/" between folders and fields
             in braces, such as ``"{plate}/{well}_s{site}_w{channel}.tif"``. A field
             stands for one or more characters of one name (as many as fit), and a
             repeated field for the same text again. Fields become columns of the
             metadata, always of strings. The files that differ in ``{channel}``,
             ``{z}`` and ``{t}`` alone make one image.
+
+            Or how a microscope or archive names its files, which may lie any number
+            of folders below: "rxrx", "phenix" or "operetta" (Harmony), "jump",
+            "imagexpress" (MetaXpress) or "cellvoyager". The plate is then the name
+            of its folder, and wells are called A01. None: the one that fits.
         channels : sequence of str or mapping of str to str, default=None
             With a ``{channel}`` field, the values of it to use, in this order, or a
             mapping from its values to the names of the channels; by default all.
@@ -262,7 +263,8 @@ class ImageCollection(OmeView):
         FileNotFoundError
             If an image lacks the file of a channel.
         ValueError
-            If the pattern is invalid, or fits no file; the message shows some.
+            If the pattern is invalid, or fits no file; the message shows some. If no
+            pattern is given, and none or several of the known ones fit.
 
         Examples
         --------
@@ -296,9 +298,11 @@ class ImageCollection(OmeView):
         skipped = None
         if on_error == "skip":
             files, skipped = split_unreadable(files, byte_limit)
-        source = FileSource.from_paths(
+        source: Source = FileSource.from_paths(
             files.paths, byte_limit, files.inside, files.among
         )
+        if files.functions is not None:
+            source = with_functions(source, files.functions)
         return cls._from_source(
             source, files.channels, files.metadata, byte_limit, skipped
         )
@@ -447,71 +451,3 @@ class ImageCollection(OmeView):
             _picks=[self._picks[place] for place in places],
             _group_ranges=None if ranges is None else ranges[:, places],
         )
-
-    def with_intensity_range(
-        self,
-        by: str | Sequence[str] | None = "plate",
-        *,
-        low: float = LOW,
-        high: float = HIGH,
-        max_images: int = MAX_IMAGES,
-    ) -> ImageCollection:
-        """Attach to each image the intensity range of the group it belongs to.
-
-        The ranges are computed here, once, from images of this collection. They stay
-        with their images in every view and in pickles, so that what is made of an
-        image later depends on that image alone.
-
-        Parameters
-        ----------
-        by : str, list of str or None, default="plate"
-            The column or columns of the metadata whose values make the groups. None
-            makes one group of all images.
-        low, high : float, default=0.1, 99.9
-            The percentiles of each channel over the group.
-        max_images : int, default=512
-            How many evenly spaced images of each group are read.
-
-        Returns
-        -------
-        ImageCollection
-            A view with :attr:`intensity_range`.
-
-        Raises
-        ------
-        ValueError
-            If there is no such column, or an image contains NaN or infinity.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from gandl.images import ImageCollection
-        >>> images = np.arange(32.0).reshape(2, 1, 4, 4)
-        >>> X = ImageCollection.from_array(images, metadata={"plate": ["p1", "p2"]})
-        >>> X = X.with_intensity_range("plate", low=0, high=100)
-        >>> X.intensity_range[:, 0]
-        array([[ 0., 15.],
-               [16., 31.]])
-        """
-        group_of = self._groups(by)
-        if not len(self):
-            raise ValueError("No images to take an intensity range from.")
-        ranges = []
-        for group in range(int(group_of.max()) + 1):
-            rows = spaced(np.flatnonzero(group_of == group), max_images)
-            ranges.append(range_of_rows(self, rows, low=low, high=high))
-        return self._replace(_group_of=group_of, _group_ranges=np.stack(ranges))
-
-    def _groups(self, by: str | Sequence[str] | None) -> np.ndarray:
-        if by is None:
-            return np.zeros(len(self), dtype=np.intp)
-        columns = [by] if isinstance(by, str) else list(by)
-        unknown = [name for name in columns if name not in self._metadata.columns]
-        if unknown or not columns:
-            raise ValueError(
-                f"The metadata has no columns {unknown}; it has "
-                f"{list(self._metadata.columns)}. Choose `by` among these, or None for "
-                "one range of all images."
-            )
-        groups = self._metadata.groupby(columns, dropna=False, observed=True)
-        return groups.ngroup().to_numpy(dtype=np.intp)

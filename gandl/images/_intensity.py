@@ -107,7 +107,7 @@ def image_range(
     _check_percentiles(low, high)
     ranges = np.empty((*batch.shape[:2], 2))
     for row in range(len(batch)):
-        image = _finite_image(batch[row], row if rows is None else rows[row])
+        image = check_finite(batch[row], row if rows is None else rows[row])
         pixels = image.reshape(len(image), -1).astype(np.float64)
         ranges[row] = np.percentile(pixels, [low, high], axis=1).T
     return ranges
@@ -161,7 +161,7 @@ def scale_intensity(
     for i, name in zip(range(len(batch)), names, strict=True):
         low, high = ranges[i].T[:, :, None, None]
         empty = high <= low
-        values = np.clip(_finite_image(batch[i], name).astype(np.float64), low, high)
+        values = np.clip(check_finite(batch[i], name).astype(np.float64), low, high)
         values -= low
         values /= np.where(empty, 1.0, high - low)
         scaled[i] = np.where(empty, -1.0, 2.0 * values - 1.0)
@@ -203,7 +203,7 @@ def range_of_rows(
     n_kept = len(range(0, height * width, step))
     sample = np.empty((n_channels, len(rows), n_kept), images.dtype)
     for k, row in enumerate(rows):
-        image = _finite_image(images[int(row)], int(row))
+        image = check_finite(images[int(row)], int(row))
         sample[:, k] = image.reshape(n_channels, -1)[:, ::step]
     # Channel by channel in double precision: half floats would overflow.
     return np.stack([np.percentile(x.astype(np.float64), [low, high]) for x in sample])
@@ -230,7 +230,7 @@ def _check_ranges(intensity_range: Any, shape: tuple[int, int]) -> np.ndarray:
     return np.broadcast_to(ranges, (*shape, 2))
 
 
-def _finite_image(image: Any, row: int) -> np.ndarray:
+def check_finite(image: Any, row: int) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype.kind != "f" or np.isfinite(image).all():
         return image

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from gandl.images._microscopes import list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
@@ -26,6 +27,7 @@ class FileTable(NamedTuple):
     metadata: pd.DataFrame
     inside: Planes = Planes()  # of the planes in a file
     among: Planes = Planes()  # of the files of an image
+    functions: np.ndarray | None = None  # (n, C) of illumination, "" for none
 
 
 def list_table(
@@ -73,18 +75,22 @@ def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
     if not len(table):
         raise ValueError("The table has no rows.")
     for name in columns:
-        missing = np.flatnonzero(table[name].isna())
-        if len(missing):
-            raise ValueError(
-                f"Row {missing[0]} of the table has no path in column {name!r} "
-                f"({len(missing)} such rows). Fill them in or drop them."
-            )
+        check_paths(table[name], name)
+
+
+def check_paths(paths: pd.Series, name: str) -> None:
+    missing = np.flatnonzero(paths.isna())
+    if len(missing):
+        raise ValueError(
+            f"Row {missing[0]} of the table has no path in column {name!r} "
+            f"({len(missing)} such rows). Fill them in or drop them."
+        )
 
 
 # What is found in the folder, without opening a file.
 def list_folder(
     root: str | os.PathLike[str],
-    pattern: str,
+    pattern: str | None,
     channels: Sequence[str] | Mapping[str, str] | None,
     *,
     z: Choice = None,
@@ -93,12 +99,16 @@ def list_folder(
 ) -> FileTable:
     planes = as_planes(z, t)
     root = os.path.abspath(os.fsdecode(root))
-    fields = _field_names(pattern)
-    found = _matching_files(root, pattern)
-    path = partial(_path, root, pattern)
+    if pattern is None or re.fullmatch(r"\w+", pattern):
+        named = list_microscope(root, pattern)
+        fields, found, path = named.fields, named.values(), named.path
+    else:
+        fields = _field_names(pattern)
+        found = _matching_files(root, pattern)
+        path = partial(_path, root, pattern)
     if "channel" not in fields and isinstance(channels, Mapping):
         raise ValueError(
-            f"A mapping of channels needs the field {{channel}} in the pattern, got "
+            "A mapping of channels needs the field {channel} in the pattern, got "
             f"{pattern!r}."
         )
     parts = {}  # what the files of one image differ in, and the values to read
@@ -171,7 +181,8 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
         seen = ", ".join(map(repr, examples)) or "nothing"
         raise ValueError(
             f"No file in {root!r} matches the pattern {pattern!r}. The folder holds, "
-            f"for example: {seen}."
+            f"for example: {seen}. Leave `pattern` out to have those of the common "
+            "microscopes tried."
         )
     return found
 

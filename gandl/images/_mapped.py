@@ -66,6 +66,9 @@ class MappedSource:
 
         return mapped
 
+    def file_sizes(self) -> np.ndarray | None:
+        return self.source.file_sizes()
+
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
         source, rows = self.source.restrict(rows)
         return replace(self, source=source), rows

@@ -39,7 +39,11 @@ def split_unreadable(
     )
     good, skipped = sort_out(seen, files.metadata)
     metadata = files.metadata[good].reset_index(drop=True)
-    return files._replace(paths=files.paths[good], metadata=metadata), skipped
+    functions = None if files.functions is None else files.functions[good]
+    kept = files._replace(
+        paths=files.paths[good], metadata=metadata, functions=functions
+    )
+    return kept, skipped
 
 
 def sort_out(

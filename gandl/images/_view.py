@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
 
+from gandl.images._overview import overview
 from gandl.images._sources import Source
 from gandl.images._state import pack_table, unpack_table
 
@@ -145,6 +146,9 @@ class ImageView:
         if "plate" in self._metadata.columns:
             parts.append(_count(self._metadata["plate"].nunique(), "plate"))
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        return overview(self)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[position] for position in range(len(self)))

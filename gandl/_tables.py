@@ -1,0 +1,83 @@
+"""Tables in files, all columns as text, and the usual names of columns."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import pandas as pd
+
+USUAL = ("plate", "well", "site")
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read csv, tsv or parquet, all columns as text; only an empty field is missing."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
+    if os.fspath(path).lower().endswith(".parquet"):
+        return with_usual_names(_read_parquet(path))
+    try:
+        with warnings.catch_warnings():
+            # Of fields that no heading is for.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                sep=separator(path),
+                dtype=str,
+                encoding="utf-8-sig",
+                keep_default_na=False,
+                na_values=[""],
+                index_col=False,
+            )
+    except pd.errors.ParserWarning:
+        raise ValueError(
+            f"{os.fspath(path)!r} is no table: a row has more fields than there are "
+            "headings. A comma inside a field takes quotation marks around the field."
+        ) from None
+    except (
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        UnicodeError,
+        EOFError,
+    ) as error:
+        raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
+    return with_usual_names(table)
+
+
+def separator(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path).lower().removesuffix(".gz")
+    return "\t" if name.endswith((".tsv", ".txt")) else ","
+
+
+def _read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {os.fspath(path)!r} needs pyarrow. Install it: "
+            'pip install "gandl[profiles]".'
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
+    return as_text(table)
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """All columns as text, whole numbers without a fraction."""
+    text = table.convert_dtypes().astype("string").astype(object)
+    text = text.where(text.notna(), None)
+    return text.set_axis([str(name) for name in table], axis=1)
+
+
+def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Rename "Metadata_Plate" and "Plate" to "plate", well and site alike."""
+
+    def usual(name: str) -> str:
+        bare = str(name).strip().removeprefix("Metadata_")
+        return bare.lower() if bare.lower() in USUAL else bare
+
+    renamed = table.rename(columns=usual)
+    twice = renamed.columns[renamed.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"There are several columns {twice[0]!r}.")
+    return renamed

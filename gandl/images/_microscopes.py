@@ -1,0 +1,252 @@
+"""How microscopes and archives name the files of a plate."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
+
+from gandl._wells import well_name
+
+_WELL = r"(?P<well>[A-Za-z]{1,2}\d{2})"
+_GUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+_SUFFIX = r"\.(?:tiff?|TIFF?|png|PNG)"
+# The experiment is what the name of a file begins with, as short as can be, lest site
+# s10 be a well; "._" are macOS's own files.
+_EXPERIMENT = r"(?P<experiment>(?!\._)[^/]+?)_"
+
+
+class Microscope(NamedTuple):
+    names: tuple[str, ...]  # what it is called by `pattern`
+    shape: str  # for people to read
+    path: re.Pattern[str]  # of the absolute path of a file
+
+
+def _microscope(names: str, shape: str, path: str) -> Microscope:
+    # The leftmost folder that fits is the plate's, not one below it.
+    return Microscope(
+        tuple(names.split()), shape, re.compile(f"(?:.*?/)?{path}{_SUFFIX}")
+    )
+
+
+MICROSCOPES = (
+    # https://github.com/recursionpharma/rxrx-datasets
+    _microscope(
+        "rxrx",
+        "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.png",
+        r"(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/"
+        + _WELL
+        + r"_s(?P<site>\d+)_w(?P<channel>\d+)",
+    ),
+    # Revvity's Harmony, and what the Cell Painting Gallery has of JUMP. Up to
+    # version 4 a name ends in sk1fk1fl1, later in t01; some exports have a folder
+    # for each well.
+    _microscope(
+        "phenix operetta jump",
+        "{plate}__{measurement}/Images/r01c01f{site}p{z}-ch{channel}sk{t}fk1fl1.tiff",
+        r"(?P<plate>[^/]+?)(?:__(?P<measurement>[^/]+))?/(?:[Ii]mages/)?"
+        r"(?:r\d+c\d+/)?r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+)p(?P<z>\d+)"
+        r"-ch(?P<channel>\d+)(?:sk|t)(?P<t>\d+)(?:fk\d+fl\d+)?",
+    ),
+    # MetaXpress: a GUID may follow; sites and wavelengths are left out where there is
+    # one. Thumbnails, "_thumb" before the GUID, do not fit.
+    _microscope(
+        "imagexpress",
+        "{plate}/TimePoint_{t}/ZStep_{z}/{experiment}_{well}_s{site}_w{channel}.tif",
+        r"(?P<plate>[^/]+)/(?:[Tt]ime[Pp]oint_(?P<t>\d+)/)?(?:ZStep_(?P<z>\d+)/)?"
+        + _EXPERIMENT
+        + _WELL
+        + f"(?=_[sw]\\d|{_GUID})"
+        + f"(?:_s(?P<site>\\d+))?(?:_w(?P<channel>\\d+))?(?:{_GUID})?",
+    ),
+    # Yokogawa's CV6000 to CV8000: T, F, L, A, Z, C are time, field, line of time,
+    # action, plane and channel.
+    _microscope(
+        "cellvoyager",
+        "{plate}/{experiment}_{well}_T{t}F{site}L01A01Z{z}C{channel}.tif",
+        r"(?P<plate>[^/]+)/"
+        + _EXPERIMENT
+        + _WELL
+        + r"_T(?P<t>\d+)F(?P<site>\d+)L\d+A\d+Z(?P<z>\d+)C(?P<channel>\d+)",
+    ),
+)
+_NUMBERS = ("site", "channel", "z", "t")
+_ORDER = ("experiment", "plate", "measurement", "well", "site", "z", "t", "channel")
+_PARTS = ("channel", "t", "z")  # that files of one image differ in
+_N_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    fields: list[str]
+    files: dict[tuple[str, ...], str]  # values of the fields -> path
+
+    def values(self) -> list[dict[str, str]]:
+        return [dict(zip(self.fields, key, strict=True)) for key in self.files]
+
+    def path(self, values: Mapping[str, str]) -> str:
+        """The path of the file of these values; if there is none, one that says so."""
+        key = tuple(values[field] for field in self.fields)
+        if key in self.files:
+            return self.files[key]
+        parts = ", ".join(f"{f} {values[f]}" for f in _PARTS if f in self.fields)
+        return f"{self._of_image[self._image(key)]} (of {parts})"
+
+    def _image(self, key: tuple[str, ...]) -> tuple[str, ...]:
+        named = zip(self.fields, key, strict=True)
+        return tuple(value for field, value in named if field not in _PARTS)
+
+    @cached_property
+    def _of_image(self) -> dict[tuple[str, ...], str]:
+        return {self._image(key): path for key, path in self.files.items()}
+
+
+def list_microscope(root: str, name: str | None) -> Found:
+    """Files below a folder that are named as by a microscope, found out if None."""
+    if not os.path.isdir(root):
+        raise NotADirectoryError(f"root is not a folder: {root!r}.")
+    tried = MICROSCOPES if name is None else (_called(name),)
+    paths = list(_files(root))
+    fitting = [_matches(root, paths, microscope) for microscope in tried]
+    found = [k for k, matches in enumerate(fitting) if matches]
+    if len(found) != 1:
+        counts = "; ".join(
+            f"{' or '.join(microscope.names)} ({microscope.shape}): {len(matches)}"
+            for microscope, matches in zip(tried, fitting, strict=True)
+        )
+        examples = ", ".join(map(repr, islice(paths, _N_EXAMPLES))) or "nothing"
+        remedy = (
+            "Name the one to use"
+            if found
+            else "Describe the names of the files, with fields in braces"
+        )
+        raise ValueError(
+            f"{'Several patterns fit' if found else 'No pattern fits'} the files in "
+            f"{root!r}, such as {examples}. Tried, with the number of files that fit: "
+            f"{counts}. {remedy}, by `pattern`."
+        )
+    return _fields(fitting[found[0]])
+
+
+def _called(name: str) -> Microscope:
+    for microscope in MICROSCOPES:
+        if name.lower() in microscope.names:
+            return microscope
+    known = ", ".join(name for microscope in MICROSCOPES for name in microscope.names)
+    raise ValueError(
+        f"No pattern is called {name!r}: there are {known}, or your own with fields in "
+        'braces, such as "{plate}/{well}_w{channel}.tif".'
+    )
+
+
+def _files(root: str) -> Iterator[str]:
+    """Paths below a folder, "/" between folders; links are followed, but not round."""
+    seen = {os.path.realpath(root)}
+    for folder, inner, names in os.walk(root, followlinks=True):
+        targets = [os.path.realpath(os.path.join(folder, name)) for name in inner]
+        inner[:] = sorted(
+            name
+            for name, target in zip(inner, targets, strict=True)
+            if target not in seen
+        )
+        seen.update(targets)
+        for name in sorted(names):
+            path = os.path.relpath(os.path.join(folder, name), root)
+            yield path.replace(os.sep, "/")
+
+
+class _Match(NamedTuple):
+    path: str
+    plate_folder: str
+    values: dict[str, str | None]
+
+
+def _matches(root: str, paths: list[str], microscope: Microscope) -> list[_Match]:
+    # The names of the root and of what lies above it may be those of the plate.
+    above = root.replace(os.sep, "/").rstrip("/") + "/"
+    matches = []
+    for path in paths:
+        if match := microscope.path.fullmatch(above + path):
+            end = max(
+                match.end(name)
+                for name in ("plate", "measurement")
+                if name in match.re.groupindex
+            )
+            folder = match.string[:end]
+            matches.append(_Match(match.string, folder, match.groupdict()))
+    folders = {match.plate_folder for match in matches}
+    # Copies in a folder below a plate's are no plate of their own.
+    inner = {folder for folder in folders if _has_ancestor(folder, folders)}
+    return [match for match in matches if match.plate_folder not in inner]
+
+
+def _has_ancestor(folder: str, folders: set[str]) -> bool:
+    while "/" in folder:
+        folder = folder.rpartition("/")[0]
+        if folder in folders:
+            return True
+    return False
+
+
+def _fields(matches: list[_Match]) -> Found:
+    rows = _without_projections([_row(match) for match in matches])
+    _tell_plates_apart(rows)
+    fields = [f for f in _ORDER if any(row.get(f) is not None for row in rows)]
+    files: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        # What a name leaves out where there is only one, is the first.
+        key = tuple(str(row.get(field) or "1") for field in fields)
+        path = str(row["path"]).replace("/", os.sep)
+        if key in files:
+            image = dict(zip(fields, key, strict=True))
+            raise ValueError(
+                f"{files[key]!r} and {path!r} are both {image}: keep one of them, or "
+                "say by a `pattern` of your own how they differ."
+            )
+        files[key] = path
+    return Found(fields, files)
+
+
+_Row = dict[str, str | None]
+
+
+def _row(match: _Match) -> _Row:
+    row = dict(match.values)
+    if "row" in row:
+        row["well"] = f"r{row.pop('row')}c{row.pop('column')}"
+    row["well"] = well_name(row["well"])
+    for name in _NUMBERS:
+        number = row.get(name)
+        row[name] = None if number is None else str(int(number))
+    return row | {"path": match.path, "folder": match.plate_folder}
+
+
+def _without_projections(rows: list[_Row]) -> list[_Row]:
+    # MetaXpress puts them beside the planes that they are of, in the folder above or
+    # in ZStep_0.
+    names = [name for name in _ORDER if name != "z"]
+    images = [(row["folder"], *(row.get(name) for name in names)) for row in rows]
+    planes = [row["z"] not in (None, "0") for row in rows]
+    stacks = {image for image, plane in zip(images, planes, strict=True) if plane}
+    return [
+        row
+        for row, image, plane in zip(rows, images, planes, strict=True)
+        if plane or image not in stacks
+    ]
+
+
+def _tell_plates_apart(rows: list[_Row]) -> None:
+    """Name plates by their path where folders of different places have one name."""
+    folders: dict[tuple[str | None, ...], set[str]] = {}
+    for row in rows:
+        key = tuple(row.get(name) for name in ("experiment", "plate", "measurement"))
+        folders.setdefault(key, set()).add(str(row["folder"]))
+    if all(len(places) == 1 for places in folders.values()):
+        return
+    common = os.path.commonpath([str(row["folder"]) for row in rows])
+    for row in rows:
+        row["plate"] = os.path.relpath(str(row["folder"]), common).replace(os.sep, "/")

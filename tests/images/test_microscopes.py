@@ -1,0 +1,256 @@
+"""Folders named as microscopes and archives name them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gandl.images import ImageCollection
+
+GUIDS = ["2DE5D0E6-1639-40D4-8654-9A6247B4B8CD", "E7E91F39-2BB5-4B83-B769-5BB151301A34"]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Files of one pixel's value each, 0, 1, ..., in the order of their names."""
+
+    def write(*names):
+        for value, name in enumerate(names):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix in (".png", ".tif", ".tiff", ".TIF"):
+                Image.fromarray(np.full((4, 5), value, np.uint8)).save(path)
+            else:
+                path.write_text("no image")
+        return tmp_path
+
+    return write
+
+
+def values(X):
+    return np.asarray(X)[:, :, 0, 0].tolist()
+
+
+def harmony(folder, wells=("r01c02", "r16c24"), ends=("sk1fk1fl1.tiff",)):
+    return [
+        f"{folder}/{well}f01p01-ch{channel}{end}"
+        for well in wells
+        for channel in (1, 2, 10)
+        for end in ends
+    ]
+
+
+LAYOUTS = {
+    "rxrx": (
+        [
+            f"HRCE-1/Plate{p}/{w}_s{s}_w{c}.png"
+            for p, w, s in (("2", "AA02", 1), ("2", "AA02", 2), ("10", "B03", 1))
+            for c in (1, 2)
+        ],
+        {
+            "experiment": ["HRCE-1"] * 3,
+            "plate": ["2", "2", "10"],
+            "well": ["AA02", "AA02", "B03"],
+            "site": ["1", "2", "1"],
+        },
+        ("1", "2"),
+    ),
+    "phenix": (
+        harmony("BR00117011__2020-11-08T19_57_47-Measurement 1/Images"),
+        {
+            "plate": ["BR00117011"] * 2,
+            "measurement": ["2020-11-08T19_57_47-Measurement 1"] * 2,
+            "well": ["A02", "P24"],
+            "site": ["1", "1"],
+        },
+        ("1", "2", "10"),
+    ),
+    "operetta": (
+        harmony("P1/images/r01c02", ["r01c02"], ["t01.tiff"])
+        + harmony("P1/images/r16c24", ["r16c24"], ["t01.tiff"]),
+        {
+            "plate": ["P1"] * 2,
+            "well": ["A02", "P24"],
+            "site": ["1", "1"],
+        },
+        ("1", "2", "10"),
+    ),
+    "imagexpress": (
+        # The channel ends where the GUID begins, be it with a digit.
+        [
+            f"Week1_22123/TimePoint_1/Week 1_150607_B02_s{s}_w{c}{GUIDS[c - 1]}.TIF"
+            for s in (1, 10)
+            for c in (1, 2)
+        ],
+        {
+            "experiment": ["Week 1_150607"] * 2,
+            "plate": ["Week1_22123"] * 2,
+            "well": ["B02"] * 2,
+            "site": ["1", "10"],
+        },
+        ("1", "2"),
+    ),
+    "cellvoyager": (
+        [
+            f"P7/AssayPlate_Greiner_#655090_{w}_T0001F{s:03}L01A0{c}Z01C0{c}.tif"
+            for w, s in (("B04", 2), ("B04", 12))
+            for c in (1, 2)
+        ],
+        {
+            "experiment": ["AssayPlate_Greiner_#655090"] * 2,
+            "plate": ["P7"] * 2,
+            "well": ["B04"] * 2,
+            "site": ["2", "12"],
+        },
+        ("1", "2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(make, name, given):
+    names, metadata, channels = LAYOUTS[name]
+    X = ImageCollection.from_folder(make(*names), name if given else None)
+    assert X.channels == channels
+    assert X.metadata.to_dict("list") == metadata
+    n = len(channels)
+    assert values(X) == [[n * k + c for c in range(n)] for k in range(len(X))]
+
+
+def stack(planes=(1, 2, 3), times=(1, 2)):
+    return [
+        f"P1/Images/r01c02f01p{z:02}-ch{channel}sk{t}fk1fl1.tiff"
+        for channel in (1, 2)
+        for t in times
+        for z in planes
+    ]
+
+
+def test_planes_and_time_points_are_chosen_or_projected(make):
+    root = make(*stack())
+    with pytest.raises(ValueError, match=r"2 planes in \{t\}: 1, 2\. Pass t="):
+        ImageCollection.from_folder(root, z="max")
+    with pytest.raises(ValueError, match=r"3 planes in \{z\}: 1, 2, 3\. Pass z="):
+        ImageCollection.from_folder(root, "phenix", t=1)
+    assert values(ImageCollection.from_folder(root, z="max", t=2)) == [[5, 11]]
+    X = ImageCollection.from_folder(root, z=2, t="mean")
+    assert values(X) == [[2.5, 8.5]]
+    assert list(X.metadata) == ["plate", "well", "site"]
+
+
+def test_a_plane_that_is_missing(make):
+    root = make(*stack(times=[1]))
+    (root / "P1/Images/r01c02f01p02-ch2sk1fk1fl1.tiff").unlink()
+    (root / "P1/Images/r01c02f01p02-ch1sk1fk1fl1.tiff").unlink()
+    root = make("P1/Images/r03c02f01p02-ch1sk1fk1fl1.tiff")  # another well has it
+    with pytest.raises(FileNotFoundError, match=r"r01c02.*\(of channel 1, t 1, z 2\)"):
+        ImageCollection.from_folder(root, channels=["1"], z="max")
+
+
+def test_the_same_from_any_folder_above_the_files(make):
+    names = harmony("batch/BR1__2020-Measurement1/Images")
+    root = make(*names)
+    whole = ImageCollection.from_folder(root, "jump")
+    for folder in ("batch", "batch/BR1__2020-Measurement1", *[names[0][:-31]]):
+        X = ImageCollection.from_folder(root / folder)
+        assert X.metadata.equals(whole.metadata), folder
+    assert set(whole.metadata["plate"]) == {"BR1"}
+
+
+def test_what_lies_below_a_plate_is_no_plate(make):
+    names = harmony("P1/Images")
+    below = harmony("P1/Images/corrected") + harmony("P1/old/Images")
+    others = ["P1/Images/Index.idx.xml", "P1/Assaylayout/layout.xml", "notes.png"]
+    X = ImageCollection.from_folder(make(*names, *below, *others))
+    assert X.metadata["plate"].tolist() == ["P1", "P1"]
+    assert values(X) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_plates_at_several_depths_are_all_found(make):
+    X = ImageCollection.from_folder(make(*harmony("P1"), *harmony("batch/P2/Images")))
+    assert X.metadata["plate"].tolist() == ["P1", "P1", "P2", "P2"]
+
+
+def test_thumbnails_and_projections_are_passed_over(make):
+    stem = "P1/TimePoint_1"
+    X = ImageCollection.from_folder(
+        make(
+            f"{stem}/ZStep_1/x_A01_s1_w1{GUIDS[0]}.tif",
+            f"{stem}/ZStep_1/x_A01_s1_w1_thumb{GUIDS[1]}.tif",
+            f"{stem}/ZStep_0/x_A01_s1_w1{GUIDS[1]}.tif",
+            f"{stem}/x_A01_s1_w1{GUIDS[1]}.tif",
+            f"{stem}/ZStep_1/._x_A01_s1_w1{GUIDS[0]}.tif",
+            f"{stem}/x_A02_s1_w1{GUIDS[0]}.tif",
+        )
+    )
+    # A02 has a projection alone, which is no reason to lose it.
+    assert X.metadata["well"].tolist() == ["A01", "A02"]
+    assert values(X) == [[0], [5]]
+
+
+def test_one_site_and_one_wavelength(make):
+    root = make(f"P1/x_A01{GUIDS[0]}.tif", f"P1/x_A02{GUIDS[1]}.tif")
+    X = ImageCollection.from_folder(root, channels=["DNA"])
+    assert X.channels == ("DNA",)
+    assert list(X.metadata) == ["experiment", "plate", "well"]
+
+
+def test_folders_of_one_name_are_several_plates(make):
+    names = [f"{day}/Assay/Assay_A01_T0001F001L01A01Z01C01.tif" for day in "ab"]
+    X = ImageCollection.from_folder(make(*names))
+    assert X.metadata["plate"].tolist() == ["a/Assay", "b/Assay"]
+
+
+def test_two_files_of_one_image(make):
+    names = [f"P/x_A01_T0001F001L0{line}A01Z01C01.tif" for line in (1, 2)]
+    with pytest.raises(ValueError, match=r"L01A01.*L02A01.*both .*'well': 'A01'"):
+        ImageCollection.from_folder(make(*names))
+
+
+def test_channels_are_chosen_and_missing_ones_named(make):
+    root = make(*harmony("P1")[:-1])
+    X = ImageCollection.from_folder(root, "phenix", channels={"2": "ER", "1": "DNA"})
+    assert X.channels == ("ER", "DNA")
+    assert values(X) == [[1, 0], [4, 3]]
+    with pytest.raises(FileNotFoundError, match=r"'P24'.*no file of channel '10'.*r16"):
+        ImageCollection.from_folder(root, "phenix")
+    X = ImageCollection.from_folder(root, "phenix", on_error="skip")
+    assert X.metadata["well"].tolist() == ["A02"]
+    assert "of channel 10" in X.skipped["path"][0]
+
+
+def test_none_fits(make):
+    root = make("P1/image 1.tif", "P1/image 2.tif")
+    message = (
+        r"No pattern fits .*'P1/image 1\.tif', 'P1/image 2\.tif'.* rxrx \(.*\): 0; "
+        r"phenix or operetta or jump \(.*\): 0; imagexpress .*: 0; cellvoyager .*: 0\. "
+        r"Describe"
+    )
+    with pytest.raises(ValueError, match=message):
+        ImageCollection.from_folder(root)
+    with pytest.raises(ValueError, match=r"No pattern fits .*rxrx \(.*\): 0\. Desc"):
+        ImageCollection.from_folder(root, "rxrx")
+
+
+def test_several_fit(make):
+    root = make(*harmony("P1"), "X-1/Plate1/B02_s1_w1.png")
+    message = r"Several patterns fit .*rxrx .*: 1; phenix .*: 6; .*Name the one"
+    with pytest.raises(ValueError, match=message):
+        ImageCollection.from_folder(root)
+    assert len(ImageCollection.from_folder(root, "rxrx")) == 1
+
+
+def test_unknown_names_and_folders(make):
+    root = make(*harmony("P1"))
+    with pytest.raises(ValueError, match=r"called 'phoenix': there are rxrx, phenix"):
+        ImageCollection.from_folder(root, "phoenix")
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        ImageCollection.from_folder(root / "nowhere")
+    with pytest.raises(ValueError, match="r33c01' is no well"):
+        ImageCollection.from_folder(make(*harmony("P1", ["r33c01"])))
+
+
+def test_links_in_a_circle(make):
+    root = make(*harmony("P1"))
+    (root / "P1" / "again").symlink_to(root, target_is_directory=True)
+    assert len(ImageCollection.from_folder(root)) == 2

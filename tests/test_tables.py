@@ -1,0 +1,45 @@
+"""Tables in files are text, with the usual names."""
+
+import pandas as pd
+import pytest
+
+from gandl._tables import read_table, with_usual_names
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("map.csv", "Plate,Well,compound\n007,A1,NA\n"),
+        ("map.csv", "\ufeffPlate,Well,compound\r\n007,A1,NA\r\n"),
+        ("map.tsv", "Metadata_Plate\tMetadata_Well\tcompound\n007\tA1\tNA\n"),
+        ("ä map.txt", "plate\twell\tcompound\n007\tA1\tNA\n"),
+    ],
+)
+def test_tables_are_text(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    table = read_table(tmp_path / name)
+    assert table.to_dict("records") == [
+        {"plate": "007", "well": "A1", "compound": "NA"}
+    ]
+
+
+def test_what_is_no_table(tmp_path):
+    path = tmp_path / "map.csv"
+    for content in (b"", b"\xff\xfe\x00\x01", b'"open quote\n1,2'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"map\.csv' is no table"):
+            read_table(path)
+    with pytest.raises(ValueError, match="several columns 'plate'"):
+        with_usual_names(pd.DataFrame([["1", "2"]], columns=["Plate", "plate"]))
+
+
+def test_parquet_is_text_too(tmp_path):
+    table = pd.DataFrame(
+        {"Metadata_Plate": [7, 8], "dose": [0.5, None], "site": [1.0, None]}
+    )
+    table.to_parquet(tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet").to_dict("list") == {
+        "plate": ["7", "8"],
+        "dose": ["0.5", None],
+        "site": ["1", None],
+    }
