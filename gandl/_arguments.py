@@ -103,7 +103,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "images",
         type=Path,
-        help="folder of images, load_data.csv, or a table with a column of paths",
+        help="folder of images, OME-Zarr plate, OME-TIFF file, load_data.csv, or a "
+        "table with a column of paths",
     )
     group.add_argument(
         "--pattern",
@@ -124,6 +125,12 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         help="channels to use, in order (all); of a folder or load_data.csv also "
         "renamed: 1=DNA 2=actin",
     )
+    for axis, what in (("z", "plane of stacks"), ("t", "time point")):
+        group.add_argument(
+            f"--{axis}",
+            type=_plane,
+            help=f"{what} to take, by its number, or max or mean of all",
+        )
     group.add_argument(
         "--illumination",
         action="store_true",
@@ -137,6 +144,10 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "out, listed in the record and the report (raise)",
     )
     _add_select(group)
+
+
+def _plane(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _add_select(group: Any) -> None:

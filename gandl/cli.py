@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -246,10 +246,18 @@ def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
     source = options.images
     if not source.exists():
         raise FileNotFoundError(f"There is no {str(source)!r}.")
-    names = _channel_names(options)
-    if source.is_dir():
+    if any((source / name).exists() for name in (".zattrs", "zarr.json")):
+        images = _from_ome(ImageCollection.from_ome_zarr, options)
+    elif source.name.lower().endswith((".ome.tif", ".ome.tiff")):
+        images = _from_ome(ImageCollection.from_ome_tiff, options)
+    elif source.is_dir():
         images = ImageCollection.from_folder(
-            source, options.pattern, channels=names, on_error=options.on_error
+            source,
+            options.pattern,
+            channels=_channel_names(options),
+            z=options.z,
+            t=options.t,
+            on_error=options.on_error,
         )
     else:
         images = _from_table(source, options)
@@ -299,6 +307,16 @@ def _selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
     return rows
 
 
+def _from_ome(
+    read: Callable[..., ImageCollection], options: argparse.Namespace
+) -> ImageCollection:
+    images = read(options.images, z=options.z, t=options.t, on_error=options.on_error)
+    names = _channel_names(options)
+    if isinstance(names, dict):
+        raise ValueError("--channels does not rename those of OME files.")
+    return images.with_channels(names) if names else images
+
+
 def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
     table = read_table(source)
     root = options.root or source.parent
@@ -310,7 +328,12 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
     if isinstance(names, dict):
         raise ValueError("--channels does not rename those of a table of paths.")
     images = ImageCollection.from_table(
-        table, path=options.path, root=root, on_error=options.on_error
+        table,
+        path=options.path,
+        root=root,
+        z=options.z,
+        t=options.t,
+        on_error=options.on_error,
     )
     return images.with_channels(names) if names else images
 

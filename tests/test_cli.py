@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 
 import gandl._presets
 from gandl import GANDLFeaturizer, ImageCollection
@@ -61,6 +62,33 @@ def model(folder, tmp_path):
     out = tmp_path / "model.safetensors"
     assert run("fit", *images_of(folder), "--minutes", 0.005, "--out", out) == 0
     return out
+
+
+@pytest.mark.parametrize("kind", ["one.ome.tif", "one.zarr"])
+def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 4096, (2, 3, 64, 64), dtype="uint16")
+    if kind == "one.zarr":
+        group = zarr.create_group(tmp_path / kind)
+        group.create_array("0", data=pixels)
+        axes = [{"name": name} for name in "czyx"]
+        levels = {"axes": axes, "datasets": [{"path": "0"}]}
+        names = {"channels": [{"label": "DNA"}, {"label": "actin"}]}
+        ome = {"version": "0.5", "multiscales": [levels], "omero": names}
+        group.attrs["ome"] = ome
+    else:
+        channels = {"axes": "CZYX", "Channel": {"Name": ["DNA", "actin"]}}
+        tifffile.imwrite(tmp_path / kind, pixels, metadata=channels)
+    asked = ["embed", model, tmp_path / kind, "--out", tmp_path / "images.csv"]
+    assert run(*asked) == 1
+    assert "holds 3 planes in z" in capsys.readouterr().err
+    assert run(*asked, "--z", "max", "--channels", "DNA", "actin") == 0
+    names = [c for c in read_profiles(tmp_path / "images.csv") if "Metadata" not in c]
+    found = read_profiles(tmp_path / "images.csv")[names].to_numpy()
+    images = ImageCollection.from_array(
+        pixels.max(axis=1)[None], channels=["DNA", "actin"]
+    )
+    expected = GANDLFeaturizer.load(model).transform(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_fit_embed_generate(folder, model, tmp_path, capsys):
