@@ -30,13 +30,13 @@ def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):
     for block in code:
         exec(compile(block, str(README), "exec"), space)
     assert space["mine"].shape == (2, 3, 64, 64)
-    assert list(space["mine"].metadata) == ["plate", "well", "site"]
-    assert len(space["labels"]) == len(space["mine"])
+    assert list(space["mine"].metadata) == ["plate", "well", "site", "compound"]
     assert space["scores"].shape == (2,)
     assert space["search"].best_params_["svm__C"] in (0.0001, 0.001, 0.01)
     assert space["generated"].shape == (16, 3, 64, 64)
     assert np.isfinite(space["generated"]).all()
     assert np.isfinite(space["by_replicates"].best_score_)
+    assert set(space["classifier"].classes_) == {"round", "spindle", "colony"}
     assert set(space["table"]["compound"]) == set(space["compounds"]["compound"])
 
 
@@ -45,5 +45,7 @@ def write_screen(folder):
     made = folder / "made"
     make_screen(n_plates=1, n_compounds=0, n_controls=1, image_size=64, folder=made)
     (made / "images/cobblestone-1").rename(folder / "my_screen")
-    plate_map = "plate,well,compound\nPlate1,A01,remdesivir\n"
+    wells = {path.name[:3] for path in (folder / "my_screen").glob("*/*.tif")}
+    rows = [f"Plate1,{well},remdesivir" for well in sorted(wells)]
+    plate_map = "\n".join(["plate,well,compound", *rows])
     (folder / "my_screen/plate_map.csv").write_text(plate_map)
