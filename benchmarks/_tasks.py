@@ -132,16 +132,26 @@ def _screen() -> Data:
 
 
 def classification(
-    name: str, table: pd.DataFrame, label: str, groups: pd.Series, n_folds: int = 4
+    name: str,
+    table: pd.DataFrame,
+    label: str,
+    groups: pd.Series,
+    n_folds: int = 4,
+    scores: Callable[..., dict[str, float]] | None = None,
 ) -> Task:
-    """Tell ``label`` in groups that were held out; ``table`` keeps its row numbers."""
+    """Tell ``label`` in groups that were held out; ``table`` keeps its row numbers.
+
+    ``scores`` are those of a fold, from embeddings, labels, groups and the rows to
+    learn from and to tell.
+    """
+    of_fold = scores or _fold_scores
     y, held = (np.array(column.tolist()) for column in (table[label], groups))
 
     def score(features: np.ndarray) -> Scores:
         # Stratified: a plate may hold a single class, and a fold of such ones no other.
         folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
         return [
-            _fold_scores(features, y, held, train, test)
+            of_fold(features, y, held, train, test)
             for train, test in folds.split(features, y, held)
         ]
 

@@ -94,7 +94,7 @@ def test_zero_shot(tmp_path, monkeypatch, capsys):
     table = pd.DataFrame(
         {"label": ["a", "b", "c"] * 16, "group": np.repeat(list("wxyz"), 12)}
     )
-    task = zero_shot.classification("tiny", table, "label", table["group"], n_folds=2)
+    task = zero_shot.tell("tiny", table, "label", table["group"], n_folds=2)
     twice = ImageCollection.from_array(np.asarray(target.images).repeat(2, axis=1))
     stains = [[stain] for stain in twice.channels]
     pair = zero_shot._pair("target", source, twice, [task], stains=stains)
