@@ -18,6 +18,7 @@ import gandl
 from gandl._storage import read_safetensors, require_safetensors, write_safetensors
 from gandl._tensors import to_arrays, to_tensors
 from gandl.images import ImageCollection
+from gandl.images._illumination import illumination_groups
 
 _KIND = "checkpoint"
 _FORMAT = 1
@@ -184,16 +185,20 @@ def data_identity(
 ) -> dict[str, Any]:
     """What tells a collection from others: its shape, and digests.
 
-    Of images in memory, all pixels; of files, all sizes and the pixels of a few. Not
-    their paths, which differ from one node of a cluster to the next.
+    Of images in memory, all pixels; of files, all sizes and the pixels of a few, some
+    of each group of one illumination among them. Not their paths, which differ from one
+    node of a cluster to the next.
     """
     pixels, ranges, rows = hashlib.sha256(), hashlib.sha256(), np.arange(len(images))
     sizes = images._source.file_sizes()
     if sizes is not None:
         pixels.update(sizes[images._rows].tobytes())
     if sizes is not None or images.nbytes > images.byte_limit:
-        rows = np.unique(np.linspace(0, len(images) - 1, _N_DIGESTED).round())
-    for row in rows.astype(int):
+        rows = _evenly(len(images))
+        if (groups := illumination_groups(images._source)) is not None:
+            _, first = np.unique(groups[images._rows], return_index=True)
+            rows = np.union1d(rows, first)
+    for row in rows:
         pixels.update(images.load_batch([row]).tobytes())
     if intensity_range is not None:
         ranges.update(np.ascontiguousarray(intensity_range, np.float64).tobytes())
@@ -204,6 +209,10 @@ def data_identity(
         "digest of pixels": pixels.hexdigest()[:16],
         "digest of intensity ranges": ranges.hexdigest()[:16],
     }
+
+
+def _evenly(n: int) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, _N_DIGESTED).round()).astype(int)
 
 
 def _plain(value: Any) -> Any:

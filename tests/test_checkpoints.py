@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 from sklearn.exceptions import ConvergenceWarning
 
 import gandl
-from gandl import GANDLFeaturizer, _checkpoints
+from gandl import GANDLFeaturizer, ImageCollection, _checkpoints
 from gandl._interrupts import deferred_interrupts
 from gandl._storage import read_safetensors, write_safetensors
 
@@ -188,6 +190,21 @@ def test_a_checkpoint_of_other_images_is_refused(images, checkpoint):
             featurizer(checkpoint).fit(other)
 
 
+def test_data_of_another_illumination_are_other_data(tmp_path):
+    for name in range(60):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.full((8, 8), 100, "uint16"))
+    for name, light in (("even", 1.0), ("bright", 2.0)):
+        np.save(tmp_path / f"{name}.npy", np.full((8, 8), light))
+    table = pd.DataFrame({"FileName_DNA": [f"{k}.tif" for k in range(60)]})
+    identities = []
+    for odd in ("even", "bright"):  # one image of 60, as a plate of its own
+        functions = [odd if k == 1 else "even" for k in range(60)]
+        table["FileName_IllumDNA"] = [f"{name}.npy" for name in functions]
+        X = ImageCollection.from_load_data(table, root=tmp_path)
+        identities.append(_checkpoints.data_identity(X, None))
+    assert identities[0] != identities[1]
+
+
 def test_a_checkpoint_of_another_version_is_refused(images, checkpoint, monkeypatch):
     monkeypatch.setattr(gandl, "__version__", "9.9")
     with pytest.raises(ValueError, match=r"of gandl .*, this is 9\.9"):
@@ -323,7 +340,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 # Checkpoints after every step, so that some signals fall into their writing.
 KILLED = """
 import sys, numpy as np
-from gandl import GANDLFeaturizer, _checkpoints
+from gandl import GANDLFeaturizer, ImageCollection, _checkpoints
 from gandl._interrupts import deferred_interrupts
 _checkpoints._SECONDS = 0
 parameters, folder, images, out = eval(sys.argv[1]), *sys.argv[2:]
@@ -359,7 +376,7 @@ FULL_DISK = """
 import os, subprocess, sys, warnings, numpy as np
 parameters, folder, images, out = eval(sys.argv[1]), *sys.argv[2:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder], check=True)
-from gandl import GANDLFeaturizer, _checkpoints
+from gandl import GANDLFeaturizer, ImageCollection, _checkpoints
 from gandl.gan import Trainer
 _checkpoints._SECONDS = 0
 step, filler = Trainer.step, f"{folder}/filler"

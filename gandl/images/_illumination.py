@@ -154,6 +154,16 @@ class CorrectedSource:
         return CorrectedSource(source, self.fields.take(used), group_of), places
 
 
+def illumination_groups(source: Source) -> np.ndarray | None:
+    """Which rows of a source (n,) are divided by the same fields, if any are."""
+    while not isinstance(source, CorrectedSource):
+        inner = getattr(source, "source", None)  # of channels that are mapped
+        if inner is None:
+            return None
+        source = inner
+    return source.group_of
+
+
 def with_functions(source: Source, paths: np.ndarray) -> Source:
     """Divide each image by the functions in files, (n, C), "" where there is none."""
     rows = [tuple(row) for row in paths]

@@ -42,9 +42,9 @@ class ChannelAdapter(
         Which stain of the new images plays which of the featurizer's: a mapping from
         the featurizer's channel to that of the images, each a name or an index, or,
         for each of the featurizer's channels in order, that of the images. None in
-        place of a channel of the images: it is missing. By default, channels play
-        those of their own name, and, where either side has no names, those of their
-        own place.
+        place of a channel of the images: it is missing. Channels that a mapping leaves
+        out play those of their own name. By default all do, or, where either side has
+        no names, those of their own place.
     missing : {"dark", "mean"}, default="dark"
         What stands for a channel that is missing. "dark": the lower end of the range
         that the featurizer learned, as if nothing were stained; "mean": the mean of
@@ -258,10 +258,11 @@ class ChannelAdapter(
             return
         parts = []
         if dropped:
-            parts.append(f"drops {_join(dropped)}, which the featurizer does not know")
+            parts.append(f"drops {_join(dropped)}, which play none of the featurizer's")
         if lacking:
             parts.append(
-                f"fills {_join(lacking)}, which X lacks, by missing={self.missing!r}"
+                f"fills {_join(lacking)}, which none of X plays, by "
+                f"missing={self.missing!r}"
             )
         message = (
             f"ChannelAdapter {', and '.join(parts)}. channels= says which channel "

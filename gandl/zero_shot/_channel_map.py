@@ -38,12 +38,9 @@ def match(
     """
     if asked is None:
         return _by_default(known or new, new)
+    players: list[Any]
     if isinstance(asked, Mapping):
-        names = known or tuple(str(name) for name in asked)
-        players: list[Any] = [None] * len(names)
-        for name, player in asked.items():
-            players[_place(name, names, "the featurizer")] = player
-        said = frozenset(names[_place(n, names, "")] for n in asked if asked[n] is None)
+        names, players, said = _by_mapping(known, new, asked)
     else:
         players = list(asked)
         if known is not None and len(players) != len(known):
@@ -56,6 +53,32 @@ def match(
         said = frozenset(n for n, p in zip(names, players, strict=True) if p is None)
     places = (None if p is None else _place(p, new, "X") for p in players)
     return ChannelMap(names, tuple(places), said)
+
+
+def _by_mapping(
+    known: tuple[str, ...] | None, new: tuple[str, ...], asked: Mapping
+) -> tuple[tuple[str, ...], list[Any], frozenset[str]]:
+    """Names, who plays each, and those that are said to be missing.
+
+    What the mapping leaves out is played by the channel of its own name, if that plays
+    no other.
+    """
+    if known is None:
+        names, players = tuple(map(str, asked)), list(asked.values())
+        missing = (n for n, p in zip(names, players, strict=True) if p is None)
+        return names, players, frozenset(missing)
+    chosen: dict[str, Any] = {}
+    for key, player in asked.items():
+        name = known[_place(key, known, "the featurizer")]
+        if name in chosen:
+            raise ValueError(f"channels={dict(asked)!r} names {name!r} twice.")
+        chosen[name] = player
+    taken = {new[_place(p, new, "X")] for p in chosen.values() if p is not None}
+    own = {name: name for name in known if name in new and name not in taken}
+    if unnamed(known) or unnamed(new):
+        own = {}
+    said = frozenset(name for name, player in chosen.items() if player is None)
+    return known, [(own | chosen).get(name) for name in known], said
 
 
 def _by_default(names: tuple[str, ...], new: tuple[str, ...]) -> ChannelMap:

@@ -123,6 +123,18 @@ def test_names_indices_and_order_say_the_same(fitted):
         np.testing.assert_array_equal(np.asarray(adapted), expected)
 
 
+def test_what_a_mapping_leaves_out_plays_those_of_its_name(fitted):
+    X = collection(channels=("Hoechst", "ER", "actin"))
+    adapter = ChannelAdapter(
+        featurizer=fitted, channels={"DNA": "Hoechst"}, mismatch="raise"
+    )
+    expected = {"DNA": "Hoechst", "ER": "ER", "actin": "actin"}
+    assert adapter.fit(X).channel_map_ == expected
+    # One that plays another already is not taken twice.
+    adapter.set_params(channels={"DNA": "ER"}, mismatch="ignore")
+    assert adapter.fit(X).channel_map_ == {"DNA": "ER", "ER": None, "actin": "actin"}
+
+
 def unnamed(X):
     return ImageCollection.from_array(np.asarray(X), metadata=X.metadata)
 
@@ -181,6 +193,7 @@ def test_a_word_about_what_nobody_spoke_of(fitted):
         ({"nuclei": "DNA"}, "no channel 'nuclei' in the featurizer: it has \\['DNA'"),
         ({"DNA": 3}, "no channel 3 in X.*numbered from 0 to 2"),
         ({"DNA": -1}, "no channel -1 in X"),
+        ({"DNA": "ER", 0: "actin"}, "names 'DNA' twice"),
         ({"DNA": True}, "no channel True in X"),
         (["DNA", "ER"], "has 2 entries for the featurizer's 3 channels.*None where"),
         ([None, None, None], "None of the channels of X.*channels={'DNA': 'DNA'}"),
@@ -241,6 +254,8 @@ def test_without_a_featurizer_channels_go_from_0_to_1():
     adapted = adapter.fit_transform(X)
     assert adapted.channels == ("actin", "DNA")
     np.testing.assert_allclose(percentile_range(adapted), [[0, 1], [0, 1]], atol=1e-6)
+    swapped = ChannelAdapter(channels={1: "actin", 0: "ER"}, mismatch="ignore").fit(X)
+    assert swapped.channel_map_ == {"1": "actin", "0": "ER"}
     renamed = ChannelAdapter(channels={"F-actin": 2}, mismatch="ignore").fit(X)
     assert renamed.transform(X).channels == ("F-actin",)
 
