@@ -194,7 +194,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     except Exception as error:
-        raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from None
+        raise ValueError(
+            f"{str(path)!r} is no safetensors file, or cut off: {error}."
+        ) from None
     if "gandl" not in metadata:
         raise ValueError(f"{str(path)!r} was not written by gandl.")
     if metadata.get("sha256") != _digest(arrays, metadata["gandl"]):

@@ -114,7 +114,8 @@ def list_folder(
     parts = {}  # what the files of one image differ in, and the values to read
     if "channel" in fields:
         parts["channel"] = _chosen_channels(channels, _known(found, "channel"))
-        channels = parts["channel"] if channels is None else channels
+        if not isinstance(channels, Mapping):
+            channels = parts["channel"]
     for axis in [axis for axis in ("t", "z") if axis in fields]:
         parts[axis] = labels_of(axis, getattr(planes, axis), _known(found, axis))
     paths, metadata = _group_files(path, fields, found, parts, lenient)
@@ -229,7 +230,8 @@ def _known(found: list[dict[str, str]], field: str) -> list[str]:
 def _chosen_channels(
     channels: Sequence[str] | Mapping[str, str] | None, known: list[str]
 ) -> list[str]:
-    labels = known if channels is None else list(channels)
+    # What is read from a name is text: channel 1 is "1".
+    labels = known if channels is None else list(map(str, channels))
     unknown = [label for label in labels if label not in known]
     if unknown:
         raise ValueError(f"No file has the channels {unknown}; found are {known}.")

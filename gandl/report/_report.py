@@ -223,17 +223,14 @@ class _Page:
             f"{calls.get(call, 0)} {call}" for call in ("hit", "toxic", "inactive")
         ]
         poor = ~self.scorer.perturbation_.separation_["separate"]
-        words = [
-            f"{len(self.table)} compounds in {len(self.treated)} wells: "
-            + ", ".join(parts)
-            + "."
-        ]
+        words = f"{len(self.table)} compounds in {len(self.treated)} wells: "
+        words += f"{', '.join(parts)}."
         if poor.any():
-            words.append(
-                f"Controls do not separate in {poor.sum()} of {len(poor)} plates: do "
-                "not trust scores there."
-            )
-        return " ".join(words)
+            words += f" Controls do not separate in {poor.sum()} of {len(poor)} plates:"
+            words += " do not trust scores there."
+        if n := 0 if self.images is None else len(self.images.skipped):
+            words += f' Images <a href="#skipped">left out</a>: {n}.'
+        return words
 
     def quality(self) -> str:
         found = self.scorer.perturbation_.separation_
@@ -273,8 +270,8 @@ class _Page:
             for row in table.itertuples(index=False)
         )
         return (
-            "<h2>Images left out</h2><p>Could not be used, and are in no mean: "
-            f'{len(table)}.</p><div class="wide"><table><thead><tr>{head}</tr>'
+            '<h2 id="skipped">Images left out</h2><p>Could not be used, and are in no '
+            f'mean: {len(table)}.</p><div class="wide"><table><thead><tr>{head}</tr>'
             f"</thead><tbody>{rows}</tbody></table></div>"
         )
 

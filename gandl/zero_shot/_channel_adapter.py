@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gandl._inputs import as_collection, has_flat_rows
+from gandl._inputs import as_collection, has_flat_rows, unnamed
 from gandl.images import percentile_range
 from gandl.images._mapped import map_channels
 from gandl.profiles._controls import is_control
@@ -175,7 +175,11 @@ class ChannelAdapter(
                 f"featurizer's, {list(found.names)}: say which does by channels=, such "
                 f"as channels={{{found.names[0]!r}: {images.channels[0]!r}}}."
             )
-        self._tell_mismatch(*found.mismatch(images.channels))
+        dropped, lacking = found.mismatch(images.channels)
+        by_place = self.channels is None and (
+            unnamed(images.channels) or unnamed(found.names)
+        )
+        self._tell_mismatch(dropped, lacking, by_place=by_place)
         played = [None if k is None else images.channels[k] for k in found.places]
         self.channel_map_ = dict(zip(found.names, played, strict=True))
         self.dropped_ = tuple(c for c in images.channels if c not in played)
@@ -253,7 +257,9 @@ class ChannelAdapter(
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def _tell_mismatch(self, dropped: list[str], lacking: list[str]) -> None:
+    def _tell_mismatch(
+        self, dropped: list[str], lacking: list[str], *, by_place: bool
+    ) -> None:
         if self.mismatch == "ignore" or not (dropped or lacking):
             return
         parts = []
@@ -264,9 +270,11 @@ class ChannelAdapter(
                 f"fills {_join(lacking)}, which none of X plays, by "
                 f"missing={self.missing!r}"
             )
+        if by_place:
+            parts.append("takes the others in their order, since they have no names")
         message = (
-            f"ChannelAdapter {', and '.join(parts)}. channels= says which channel "
-            'plays which; mismatch="ignore" goes without this word.'
+            f"ChannelAdapter {', and '.join(parts)}. Say by channels= which channel "
+            'plays which, or that all is well by mismatch="ignore".'
         )
         if self.mismatch == "raise":
             raise ValueError(message)

@@ -71,6 +71,15 @@ def test_unknown_channel(make):
         )
 
 
+def test_numbers_name_channels_as_well(make):
+    root = make(*(f"A01_w{c}.tif" for c in (1, 2, 10)))
+    X = ImageCollection.from_folder(root, "{well}_w{channel}.tif", channels=[10, 1])
+    assert X.channels == ("10", "1")
+    names = {10: "actin", 1: "DNA"}
+    X = ImageCollection.from_folder(root, "{well}_w{channel}.tif", channels=names)
+    assert X.channels == ("actin", "DNA")
+
+
 def test_mapping_needs_a_channel_field(make):
     with pytest.raises(ValueError, match=r"\{channel\}"):
         ImageCollection.from_folder(make("A1.tif"), "{well}.tif", channels={"1": "a"})

@@ -141,7 +141,7 @@ def unnamed(X):
 
 def test_channels_without_names_play_those_of_their_place(fitted):
     X = unnamed(collection(channels=("a", "b")))
-    with pytest.warns(UserWarning, match="fills actin"):
+    with pytest.warns(UserWarning, match="fills actin.* takes the others in their ord"):
         adapter = ChannelAdapter(featurizer=fitted).fit(X)
     expected = {"DNA": "channel_0", "ER": "channel_1", "actin": None}
     assert adapter.channel_map_ == expected
