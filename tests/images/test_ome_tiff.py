@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 import threading
 
 import joblib
@@ -11,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from gandl.images import ImageCollection
+from gandl.images import ImageCollection, read_image
 
 HEAD = (
     '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{}">'
@@ -335,3 +336,82 @@ def test_pixel_size(tmp_path, three, written, size):
         assert "pixel_size" not in metadata
     else:
         np.testing.assert_allclose(metadata["pixel_size"], size)
+
+
+def lose_strips(path, n_left=None):
+    """Leave the last two strips of every page out of its lists, or mark them sparse."""
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        for page in tif.pages:
+            for name in ("StripOffsets", "StripByteCounts"):
+                tag = page.tags[name]
+                if n_left is not None:
+                    content[tag.offset + 4 : tag.offset + 8] = struct.pack("<I", n_left)
+                    continue
+                size = 2 if tag.dtype.name == "SHORT" else 4
+                at = tag.valueoffset + (tag.count - 2) * size
+                content[at : at + 2 * size] = bytes(2 * size)
+    path.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("n_left", "message"),
+    [(3, "truncated: it holds 3 of the 5"), (None, "2 of the 5 strips .* missing")],
+)
+def test_strips_that_are_not_there(tmp_path, compression, n_left, message):
+    whole, path = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"
+    for file in (whole, path):
+        tifffile.imwrite(
+            file,
+            np.full((2, 50, 50), 7, "uint16"),
+            metadata={"axes": "CYX"},
+            rowsperstrip=10,
+            compression=compression,
+            photometric="minisblack",
+        )
+    lose_strips(path, n_left)
+    with pytest.raises(ValueError, match=rf"b\.ome\.tif.*{message}"):
+        np.asarray(ImageCollection.from_ome_tiff(path))
+    with pytest.raises(ValueError, match=rf"b\.ome\.tif.*{message}"):
+        read_image(path)
+    X = ImageCollection.from_ome_tiff([whole, path], on_error="skip")
+    assert X.skipped["file"].tolist() == ["b.ome.tif"]
+
+
+ONE = '<TiffData IFD="0" PlaneCount="1"/>'
+MANY = '<TiffData IFD="0" PlaneCount="40000000"/>'
+MODULO = """<StructuredAnnotations><XMLAnnotation ID="A:0"
+Namespace="openmicroscopy.org/omero/dimension/modulo"><Value><Modulo><ModuloAlongZ
+Type="phase" Start="0" End="40000000" Step="1"/></Modulo></Value></XMLAnnotation>
+</StructuredAnnotations>"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "more"),
+    [
+        ((20_000_000, 1, 2, 8, 8), ONE, ""),
+        ((1, 1, 1, 80_000, 32_000), ONE, ""),
+        ((1, 1, 1, 8, 8), MANY, ""),
+        ((1, 1, 1, 8, 8), ONE, MODULO),
+    ],
+)
+def test_planes_that_are_only_announced(tmp_path, shape, data, more):
+    path = tmp_path / "a.ome.tif"
+    xml = HEAD.format(0) + more + described(0, shape, data) + "</OME>"
+    save(path, stack(1, 8, 8), xml)
+    message = r"a\.ome\.tif'.*announces 4\d{7} planes, of which there are at most 1\."
+    for read in (ImageCollection.from_ome_tiff, read_image):
+        with pytest.raises(ValueError, match=message):
+            read(path)
+
+
+def test_entities_are_refused(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    declared = '<!DOCTYPE OME [<!ENTITY a "aaaa">]>'
+    body = described(0, (1, 1, 1, 8, 8), ONE, names=("&a;",))
+    save(path, stack(1, 8, 8), f"{declared}{HEAD.format(0)}{body}</OME>")
+    for read in (ImageCollection.from_ome_tiff, read_image):
+        with pytest.raises(ValueError, match=r"a\.ome\.tif'.*defines entities"):
+            read(path)
