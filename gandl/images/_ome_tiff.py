@@ -39,6 +39,14 @@ class OmeImage(NamedTuple):
     files: np.ndarray  # (C, T, Z) paths
     offsets: np.ndarray  # (C, T, Z) bytes
 
+    def with_channels(self, places: Sequence[int], names: Sequence[str]) -> OmeImage:
+        places = list(places)
+        return self._replace(
+            channels=tuple(names),
+            files=self.files[places],
+            offsets=self.offsets[places],
+        )
+
 
 class Unlisted(NamedTuple):
     """A file whose images are not known, and why."""

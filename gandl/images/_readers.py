@@ -9,7 +9,12 @@ import numpy as np
 import tifffile
 
 from gandl.images._planes import PlaneError, Planes, project
-from gandl.images._tiff_checks import check_announced, check_directories, check_extent, check_held
+from gandl.images._tiff_checks import (
+    check_announced,
+    check_directories,
+    check_extent,
+    check_held,
+)
 
 # A header or a view that asks for more memory than this is refused.
 BYTE_LIMIT = 4 * 2**30

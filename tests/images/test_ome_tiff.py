@@ -295,7 +295,7 @@ def test_a_truncated_file_and_one_that_changed(tmp_path, three):
         photometric="minisblack",
     )
     whole = (tmp_path / "b.ome.tif").read_bytes()
-    X = ImageCollection.from_ome_tiff(tmp_path, channels=["x", "y"])
+    X = ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "actin"])
     assert len(X) == 4
     os.truncate(tmp_path / "b.ome.tif", len(whole) - 100)
     with pytest.raises(ValueError, match=r"b\.ome\.tif' has changed"):
@@ -303,9 +303,11 @@ def test_a_truncated_file_and_one_that_changed(tmp_path, three):
     for k in range(20):
         (tmp_path / "b.ome.tif").write_bytes(whole[: len(whole) * k // 20])
         with pytest.raises(ValueError, match=r"b\.ome\.tif"):
-            np.asarray(ImageCollection.from_ome_tiff(tmp_path, channels=["x", "y"]))
+            np.asarray(
+                ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "actin"])
+            )
         X = ImageCollection.from_ome_tiff(
-            tmp_path, channels=["x", "y"], on_error="skip"
+            tmp_path, channels=["DNA", "actin"], on_error="skip"
         )
         assert X.metadata["series"].tolist() == [0, 1, 2]
         assert X.skipped["file"].tolist() == ["b.ome.tif"]
@@ -415,3 +417,64 @@ def test_entities_are_refused(tmp_path):
     for read in (ImageCollection.from_ome_tiff, read_image):
         with pytest.raises(ValueError, match=r"a\.ome\.tif'.*defines entities"):
             read(path)
+
+
+def test_channels_are_selected_by_name(tmp_path, three):
+    write(tmp_path / "a.ome.tif", three[:1])
+    write(tmp_path / "b.ome.tif", three[1:2], names=("actin", "DNA"))
+    expected = [three[0][0, 0], three[1][0, 0, ::-1]]
+
+    def read(channels, **options):
+        return ImageCollection.from_ome_tiff(tmp_path, channels=channels, **options)
+
+    X = read(["actin", "DNA"])
+    assert X.channels == ("actin", "DNA")
+    np.testing.assert_array_equal(np.asarray(X)[:, ::-1], expected)
+    X = read({"DNA": "nuclei"})
+    assert X.channels == ("nuclei",)
+    np.testing.assert_array_equal(np.asarray(X), np.array(expected)[:, :1])
+    with pytest.raises(ValueError, match=r"a\.ome\.tif' has no channels \['ER'\]; it"):
+        read(["ER", "DNA"])
+    write(tmp_path / "b.ome.tif", three[1:2], names=("ER", "DNA"))
+    X = read(["ER", "DNA"], on_error="skip")
+    assert X.skipped["file"].tolist() == ["a.ome.tif"]
+    assert "no channels ['ER']" in X.skipped["reason"][0]
+
+
+@pytest.mark.parametrize("names", [(), ("1", "2"), ("Ch1", "Ch2")])
+def test_channels_without_names_are_named(tmp_path, three, names):
+    write(tmp_path / "a.ome.tif", three, names=names)
+    X = ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "actin"])
+    assert X.channels == ("DNA", "actin")
+    np.testing.assert_array_equal(np.asarray(X), [image[0, 0] for image in three])
+    with pytest.raises(ValueError, match=r"no channels \['DNA'\]; it has"):
+        ImageCollection.from_ome_tiff(tmp_path, channels=["DNA"])
+
+
+def test_plates_of_one_name(tmp_path, three):
+    def plates(*files):
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            write(tmp_path / file, three, PLATE)
+        metadata = ImageCollection.from_ome_tiff(tmp_path).metadata
+        return metadata.drop_duplicates("file")["plate"].tolist()
+
+    assert plates("day1/a.ome.tif") == ["1053597806"]
+    assert plates("day2/a.ome.tif") == ["day1", "day2"]
+    assert plates("day2/b.ome.tif") == [
+        "day1/a.ome.tif",
+        "day2/a.ome.tif",
+        "day2/b.ome.tif",
+    ]
+
+
+def test_a_plate_with_a_file_for_each_well(tmp_path, three):
+    for folder in ("day1", "day2"):
+        for k, column in enumerate(("2", "3")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            plate = PLATE.replace('Column="2"', f'Column="{column}"')
+            write(tmp_path / folder / f"{k}.ome.tif", three[:2], plate)
+    X = ImageCollection.from_ome_tiff(tmp_path / "day1")
+    assert X.metadata["plate"].unique().tolist() == ["1053597806"]
+    X = ImageCollection.from_ome_tiff(tmp_path)
+    assert X.metadata["plate"].tolist() == ["day1"] * 4 + ["day2"] * 4
