@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gandl._plate_map import join_plate_map
-from gandl.images import read_image, read_plate_map
+from gandl.images import ImageCollection, read_image, read_plate_map
 
 GREY = np.arange(256, dtype="uint16").reshape(16, 16)
 MEMORY = 4 * 2**30
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["hypothesis", "atheris"])
     parser.add_argument("--one", help="a kind of file; by default all, in turn")
     arguments = parser.parse_args()
-    kinds = [arguments.one] if arguments.one else [*images(), "plate map"]
+    kinds = [arguments.one] if arguments.one else [*images(), OF_SERIES, "plate map"]
     seconds = 60 * arguments.minutes / len(kinds)
     if arguments.engine == "atheris" and not arguments.one:
         # It ends its process: one for each kind.
@@ -73,11 +73,16 @@ def main() -> None:
 
 
 PLATE_MAP = b"plate,well,state,dose\nP1,A01,healthy,0.1\nP1,B12,infected,\n"
+OF_SERIES = "OME-TIFF, collection"
 KNOWN = pd.DataFrame({"plate": ["P1", "P1"], "well": ["A1", "B12"]})
 
 
 def read_and_join(path: Path) -> None:
     join_plate_map(KNOWN, read_plate_map(path))
+
+
+def read_series(path: Path) -> None:
+    np.asarray(ImageCollection.from_ome_tiff(path))
 
 
 def images() -> dict[str, tuple[bytes, str]]:
@@ -116,7 +121,7 @@ class Target(NamedTuple):
         except (ValueError, OSError) as error:
             if isinstance(error.__cause__, MemoryError):
                 return f"memory: {error}"
-            if self.read is read_image and self.path.name not in str(error):
+            if self.read is not read_and_join and self.path.name not in str(error):
                 return f"does not name the file: {error}"
         except Exception as error:
             return f"{type(error).__name__}: {error}"
@@ -127,6 +132,9 @@ class Target(NamedTuple):
 def target_of(kind: str, folder: Path) -> Target:
     if kind == "plate map":
         return Target(PLATE_MAP, folder / "fuzzed.csv", read_and_join)
+    if kind == OF_SERIES:
+        good, _ = images()["OME-TIFF"]
+        return Target(good, folder / "fuzzed.ome.tif", read_series)
     good, suffix = images()[kind]
     return Target(good, folder / f"fuzzed{suffix}", read_image)
 

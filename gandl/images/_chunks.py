@@ -22,6 +22,7 @@ _METADATA = ("zarr.json", ".zarray")
 class ZarrSource:
     folder: str  # the common beginning of all paths
     names: np.ndarray  # (n,) paths of arrays
+    places: np.ndarray  # (n, C) of the channels in the arrays
     sizes: np.ndarray  # (n, C) bytes of the chunks that a channel needs
     mtimes: np.ndarray  # (n, C) nanoseconds, of the latest of them
     axes: str
@@ -47,6 +48,7 @@ class ZarrSource:
         source = cls(
             folder,
             np.array([path[len(folder) :] for path in paths], dtype=object),
+            np.array([image.places for image in images], dtype=np.int64),
             np.zeros((len(images), n_channels), np.int64),
             np.zeros((len(images), n_channels), np.int64),
             first.axes,
@@ -60,17 +62,18 @@ class ZarrSource:
             array = open_array(path)
             source._check_promise(path, array)
             for c in range(n_channels):
-                stamped = source._stamp(path, array, c)
+                stamped = source._stamp(path, array, source.places[row, c])
                 source.sizes[row, c], source.mtimes[row, c] = stamped
         return source
 
     @classmethod
     def _from_state(cls, folder: str, packed: Any, *state: Any) -> ZarrSource:
         names = unpack_names(packed)
-        sizes, mtimes, axes, size, dtype, planes, *rest = state
+        places, sizes, mtimes, axes, size, dtype, planes, *rest = state
         return cls(
             folder,
             names,
+            places.reshape(len(names), -1),
             sizes.reshape(len(names), -1),
             mtimes.reshape(len(names), -1),
             axes,
@@ -84,6 +87,7 @@ class ZarrSource:
         return self._from_state, (
             self.folder,
             pack_names(self.names),
+            self.places.flatten(),
             self.sizes.flatten(),
             self.mtimes.flatten(),
             self.axes,
@@ -115,6 +119,7 @@ class ZarrSource:
         source = replace(
             self,
             names=self.names[used],
+            places=self.places[used],
             sizes=self.sizes[used],
             mtimes=self.mtimes[used],
         )
@@ -166,7 +171,8 @@ class ZarrSource:
         path = self.folder + self.names[row]
         array = open_array(path)
         for c in channels:
-            if self._stamp(path, array, c) != (self.sizes[row, c], self.mtimes[row, c]):
+            now = self._stamp(path, array, self.places[row, c])
+            if now != (self.sizes[row, c], self.mtimes[row, c]):
                 raise ValueError(
                     f"{path!r} has changed since the collection was made. Make the "
                     "collection again to use the new store."
@@ -175,9 +181,10 @@ class ZarrSource:
         sizes = dict(zip(self.axes, array.shards or array.chunks, strict=True))
         apart = sizes.get("c", 1) == 1
         image = np.empty((len(channels), *self.size), self.dtype)
-        for group in [[c] for c in channels] if apart else [channels]:
-            places = [channels.index(c) for c in group]
-            image[places] = self._channels(path, array, group, sizes.get("z", 1))
+        inside = self.places[row, channels].tolist()
+        for group in [[c] for c in inside] if apart else [inside]:
+            at = [inside.index(c) for c in group]
+            image[at] = self._channels(path, array, group, sizes.get("z", 1))
         return image
 
     def _channels(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from gandl.images._chunks import ZarrSource
+from gandl.images._layouts import channel_names
 from gandl.images._ome_tiff import Unlisted, list_ome_tiff
 from gandl.images._ome_zarr import list_ome_zarr
 from gandl.images._pages import PageSource
@@ -22,13 +24,14 @@ from gandl.images._sources import Source
 from gandl.images._unreadable import Seen, examine, sort_out
 from gandl.images._view import ImageView
 
+Channels = Sequence[str] | Mapping[str, str] | None
 # The source of some images, their channels and metadata, and those left out.
 Listed = tuple[Source, Sequence[str], pd.DataFrame, pd.DataFrame | None]
 
 
 def list_tiff(
     paths: Any,
-    channels: Sequence[str] | None,
+    channels: Channels,
     z: Choice,
     t: Choice,
     byte_limit: int,
@@ -37,13 +40,14 @@ def list_tiff(
     """What ``from_ome_tiff`` makes a collection of."""
     planes = as_planes(z, t)
     found = list_ome_tiff(paths, planes, lenient=_is_lenient(on_error))
+    _tell_files_apart(found)
     make = partial(PageSource.from_images, planes=planes, byte_limit=byte_limit)
     return _listed(found, make, channels, on_error)
 
 
 def list_zarr(
     paths: Any,
-    channels: Sequence[str] | None,
+    channels: Channels,
     level: int,
     z: Choice,
     t: Choice,
@@ -54,6 +58,7 @@ def list_zarr(
     """What ``from_ome_zarr`` makes a collection of."""
     planes, level = as_planes(z, t), operator.index(level)
     found = list_ome_zarr(paths, level, planes, lenient=_is_lenient(on_error))
+    _tell_stores_apart(found)
     make = partial(
         ZarrSource.from_images,
         planes=planes,
@@ -61,6 +66,38 @@ def list_zarr(
         fill_missing=fill_missing,
     )
     return _listed(found, make, channels, on_error)
+
+
+def _rows_by_plate(found: Sequence[Any]) -> Iterator[list[dict[str, Any]]]:
+    rows = [image.row for image in found if "plate" in image.row]
+    for plate in {row["plate"] for row in rows}:
+        yield [row for row in rows if row["plate"] == plate]
+
+
+# A store is a plate: of several with one name, the path is the plate's name.
+def _tell_stores_apart(found: Sequence[Any]) -> None:
+    for rows in list(_rows_by_plate(found)):
+        if len({row["store"] for row in rows}) > 1:
+            for row in rows:
+                row["plate"] = row["store"]
+
+
+# Files of one plate hold different sites. Where they do not, they are of several plates
+# with one name, which are called by as much of the path as it takes.
+def _tell_files_apart(found: Sequence[Any]) -> None:
+    for rows in list(_rows_by_plate(found)):
+        paths = [row["file"].split("/") for row in rows]
+        for depth in range(max(map(len, paths)) + 1):
+            plates = ["/".join(path[:depth]) for path in paths]
+            sites: dict[Any, set[str]] = {}
+            for plate, row in zip(plates, rows, strict=True):
+                place = plate, row["well"], row["site"]
+                sites.setdefault(place, set()).add(row["file"])
+            if max(map(len, sites.values())) == 1:
+                break
+        if depth:
+            for plate, row in zip(plates, rows, strict=True):
+                row["plate"] = plate
 
 
 def _is_lenient(on_error: str) -> bool:
@@ -72,25 +109,48 @@ def _is_lenient(on_error: str) -> bool:
 def _listed(
     found: Sequence[Any],
     make: Callable[[Sequence[Any]], Source],
-    channels: Sequence[str] | None,
+    channels: Channels,
     on_error: str,
 ) -> Listed:
+    if channels is not None:
+        found = [_chosen(image, channels, _is_lenient(on_error)) for image in found]
     metadata = pd.DataFrame([image.row for image in found], dtype=object)
     skipped = None
     if _is_lenient(on_error):
-        usual = _usual_channels(found) if channels is None else None
+        usual = _usual_channels(found)
         seen = Parallel(require="sharedmem")(
             delayed(_seen)(image, make, usual) for image in found
         )
         good, skipped = sort_out(seen, metadata)
         found = [image for image, kept in zip(found, good, strict=True) if kept]
         metadata = metadata[good]
-    first = found[0]
     for image in found:
-        _check_like(image, first, named=channels is None)
+        _check_like(image, found[0])
     metadata = metadata.dropna(axis=1, how="all").infer_objects()
-    names = first.channels if channels is None else channels
-    return make(found), names, metadata, skipped
+    return make(found), found[0].channels, metadata, skipped
+
+
+def _chosen(image: Any, channels: Channels, lenient: bool) -> Any:
+    """The image with the channels asked for, which each has in an order of its own."""
+    if isinstance(image, Unlisted):
+        return image
+    labels = [channels] if isinstance(channels, str) else list(channels or ())
+    names = list(channels.values()) if isinstance(channels, Mapping) else labels
+    known = list(image.channels)
+    channel_names(names, len(names))
+    unknown = [label for label in labels if label not in known]
+    if unknown and len(labels) == len(known) and all(map(_is_number, known)):
+        return image.with_channels(range(len(known)), names)
+    if unknown or not labels:
+        reason = f"{image.path!r} has no channels {unknown}; it has {known}."
+        if not lenient:
+            raise ValueError(reason)
+        return Unlisted(image.path, image.row, reason)
+    return image.with_channels([known.index(label) for label in labels], names)
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch(r"(c|ch|channel)?[\s_:-]*\d+(:\d+)*", name.lower()) is not None
 
 
 def _usual_channels(found: Sequence[Any]) -> tuple[str, ...] | None:
@@ -103,16 +163,16 @@ def _seen(
 ) -> Seen:
     if isinstance(image, Unlisted):
         return Seen(None, image.path, image.reason)
-    if usual is not None and image.channels != usual:
+    if image.channels != usual:
         reason = f"It has channels {image.channels}, where others have {usual}."
         return Seen(None, image.path, reason)
     every = list(range(len(image.channels)))
     return examine(image.path, lambda: make([image]).reader(every)(0))
 
 
-def _check_like(image: Any, first: Any, *, named: bool) -> None:
+def _check_like(image: Any, first: Any) -> None:
     for what, of in (
-        ("channels", lambda one: one.channels if named else len(one.channels)),
+        ("channels", lambda one: one.channels),
         ("size", lambda one: one.size),
         ("type", lambda one: str(one.dtype)),
         ("axes", lambda one: getattr(one, "axes", None)),
@@ -136,7 +196,7 @@ class OmeView(ImageView):
         cls,
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        channels: Sequence[str] | None = None,
+        channels: Sequence[str] | Mapping[str, str] | None = None,
         z: int | str | None = None,
         t: int | str | None = None,
         byte_limit: int = BYTE_LIMIT,
@@ -150,8 +210,11 @@ class OmeView(ImageView):
             Files, folders (with all OME-TIFF files below) or patterns such as
             ``"plates/**/*.ome.tif"``. Of a set of files that share their OME-XML, or
             have it in a companion file, naming one is enough.
-        channels : sequence of str of length C, default=None
-            The names of the channels; by default those in the OME-XML.
+        channels : sequence of str or mapping of str to str, default=None
+            The channels to use, in this order, whatever the order in each file, or a
+            mapping from them to other names; by default all. Where channels have no
+            names, or numbers, as many names as there are channels name them. Names are
+            those in the OME-XML.
         z, t : int, "max" or "mean", default=None
             Of several planes or time points: the one to take, counted from 0, or a
             projection; the mean becomes float32 (float64 if of 32 bits or more).
@@ -170,15 +233,17 @@ class OmeView(ImageView):
             A collection in the order of the files' names and their series. Its
             metadata has "file", "series" (from 0), "name", "plate", "well" and
             "site" (the place in the well, from "1") where the OME-XML has them, and
-            "pixel_size", the width of a pixel in µm.
+            "pixel_size", the width of a pixel in µm. Plates of one name that hold the
+            same site are several, called by their files' paths.
 
         Raises
         ------
         FileNotFoundError
             If a file is missing.
         ValueError
-            If a file has no OME-XML, or is broken; if images differ in channels, shape
-            or type; if they have several planes and neither is chosen.
+            If a file has no OME-XML, or is broken; if it lacks a channel asked for; if
+            images differ in channels, shape or type; if they have several planes and
+            neither is chosen.
 
         Examples
         --------
@@ -206,7 +271,7 @@ class OmeView(ImageView):
         cls,
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        channels: Sequence[str] | None = None,
+        channels: Sequence[str] | Mapping[str, str] | None = None,
         level: int = 0,
         z: int | str | None = None,
         t: int | str | None = None,
@@ -221,8 +286,11 @@ class OmeView(ImageView):
         paths : str, path-like or sequence of these
             Folders of OME-Zarr 0.4 or 0.5: plates, single images, or what
             bioformats2raw writes.
-        channels : sequence of str of length C, default=None
-            The names of the channels; by default the labels in the metadata.
+        channels : sequence of str or mapping of str to str, default=None
+            The channels to use, in this order, whatever the order in each file, or a
+            mapping from them to other names; by default all. Where channels have no
+            names, or numbers, as many names as there are channels name them. Names are
+            the labels in the metadata.
         level : int, default=0
             The level of resolution; 0 is the full one.
         z, t : int, "max" or "mean", default=None
@@ -244,9 +312,11 @@ class OmeView(ImageView):
         -------
         ImageCollection
             A collection in the order of the stores and, in a plate, of its wells and
-            their fields. Its metadata has "store", of plates "plate", "well" (such as
-            "A01"), "site" (the field's name) and "acquisition" where there is one, and
-            "pixel_size", the width of a pixel in µm at that level, where stated.
+            their fields. Its metadata has "store" (its path below the folder common to
+            all), of plates "plate" (the store's path too if several have one name),
+            "well" (such as "A01"), "site" (the field's name) and "acquisition" where
+            there is one, and "pixel_size", the width of a pixel in µm at that level,
+            where stated.
 
         Raises
         ------
@@ -255,8 +325,9 @@ class OmeView(ImageView):
         ImportError
             If zarr 3 is not installed.
         ValueError
-            If a store is of another version, or broken; if images differ in channels,
-            shape or type; if they have several planes and neither is chosen.
+            If a store is of another version, or broken; if it lacks a channel asked
+            for; if images differ in channels, shape or type; if they have several
+            planes and neither is chosen.
 
         Notes
         -----

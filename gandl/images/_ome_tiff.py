@@ -14,7 +14,13 @@ import tifffile
 from gandl._wells import row_letters
 from gandl.images._layouts import natural_key
 from gandl.images._planes import PlaneError, Planes
-from gandl.images._readers import check_directories, named, unreadable
+from gandl.images._readers import named, unreadable
+from gandl.images._tiff_checks import (
+    check_announced,
+    check_directories,
+    other_files,
+    parse_xml,
+)
 
 _ENDS = (".ome.tif", ".ome.tiff", ".ome.tf2", ".ome.tf8", ".ome.btf", ".companion.ome")
 _XML_ENDS = (".companion.ome", ".ome.xml", ".ome")
@@ -32,6 +38,14 @@ class OmeImage(NamedTuple):
     dtype: np.dtype
     files: np.ndarray  # (C, T, Z) paths
     offsets: np.ndarray  # (C, T, Z) bytes
+
+    def with_channels(self, places: Sequence[int], names: Sequence[str]) -> OmeImage:
+        places = list(places)
+        return self._replace(
+            channels=tuple(names),
+            files=self.files[places],
+            offsets=self.offsets[places],
+        )
 
 
 class Unlisted(NamedTuple):
@@ -101,12 +115,13 @@ def _images(path: str, name: str, planes: Planes, seen: set[str]) -> Iterator[Om
         if source in seen:
             return
         root = _parsed(xml)
-        seen.update((path, source), _others(source, root))
+        seen.update((path, source), other_files(source, root))
         first = source
         if source.lower().endswith(_XML_ENDS):
             first = _first_file(source, root)
         check_directories(first)
         with tifffile.TiffFile(first, omexml=xml) as tif:
+            check_announced(tif)
             yield from _series(tif, root, path, name, planes)
     except OSError as exc:
         if exc.strerror is None:
@@ -149,20 +164,13 @@ def _described(path: str) -> tuple[str, str]:
 
 def _parsed(xml: str) -> ElementTree.Element:
     try:
-        return ElementTree.fromstring(xml)
+        return parse_xml(xml)
     except ElementTree.ParseError as exc:
         raise ValueError(f"its OME-XML is broken: {exc}") from exc
 
 
-# Other files of the set that the file describes.
-def _others(path: str, root: ElementTree.Element) -> Iterator[str]:
-    for uuid in root.iterfind(".//{*}UUID"):
-        if uuid.get("FileName") and uuid.text != root.get("UUID"):
-            yield os.path.join(os.path.dirname(path), uuid.get("FileName", ""))
-
-
 def _first_file(companion: str, root: ElementTree.Element) -> str:
-    for path in _others(companion, root):
+    for path in other_files(companion, root):
         return path
     raise ValueError("its OME-XML names no TIFF file")
 

@@ -32,11 +32,16 @@ class ZarrImage(NamedTuple):
     path: str  # of the array
     row: dict[str, Any]  # of the metadata
     channels: tuple[str, ...]
+    places: tuple[int, ...]  # of the channels in the array
     size: tuple[int, int]
     dtype: np.dtype
     axes: str  # of the array, such as "tczyx"
     t: range
     z: range
+
+    def with_channels(self, places: Sequence[int], names: Sequence[str]) -> ZarrImage:
+        kept = tuple(self.places[k] for k in places)
+        return self._replace(channels=tuple(names), places=kept)
 
 
 def open_array(path: str) -> Any:
@@ -81,56 +86,85 @@ def list_ome_zarr(
     lenient: bool = False,
 ) -> list[ZarrImage | Unlisted]:
     """The images of plates and of single stores; reads metadata alone."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    stores = list(dict.fromkeys(os.path.abspath(os.fsdecode(path)) for path in given))
+    folders = [os.path.dirname(store) for store in stores]
     found: list[ZarrImage | Unlisted] = []
-    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        store = os.path.abspath(os.fsdecode(given))
-        for path, row in _members(store):
+    for store in stores:
+        name = os.path.relpath(store, os.path.commonpath(folders))
+        row = {"store": name.replace(os.sep, "/")}
+        for member in _members(store, row, lenient):
+            if isinstance(member, Unlisted):
+                found.append(member)
+                continue
+            path, known = member
             try:
-                found.append(_image(path, row, level, planes))
+                found.append(_image(path, known, level, planes))
             except (OSError, ValueError) as exc:
                 if not lenient:
                     raise
-                found.append(Unlisted(path, row, str(exc)))
+                found.append(Unlisted(path, known, str(exc)))
     if not found:
         raise ValueError(f"No image in {paths!r}.")
     return found
 
 
-# The groups of a store's images, and their metadata so far.
-def _members(store: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    attributes = _attributes(store)
-    row: dict[str, Any] = {"store": os.path.basename(store)}
-    if "plate" in attributes:
-        yield from _fields(store, attributes["plate"], row)
-    elif "multiscales" in attributes:
-        yield store, row
-    elif "bioformats2raw.layout" in attributes:
-        for k in itertools.count():
-            if not os.path.isdir(os.path.join(store, str(k))):
-                return
-            yield os.path.join(store, str(k)), row | {"series": k}
-    else:
-        raise ValueError(
-            f"{store!r} holds neither a plate nor a multiscale image of OME-Zarr "
-            f"{' or '.join(_VERSIONS)}; its metadata has {sorted(attributes)}. Name "
-            "the folder of a plate or of an image itself."
-        )
+Member = tuple[str, dict[str, Any]]  # the group of an image, its metadata so far
+
+
+def _members(
+    store: str, row: dict[str, Any], lenient: bool
+) -> Iterator[Member | Unlisted]:
+    try:
+        attributes = _attributes(store)
+        if "plate" in attributes:
+            yield from _fields(store, attributes["plate"], row, lenient)
+        elif "multiscales" in attributes:
+            yield store, row
+        elif "bioformats2raw.layout" in attributes:
+            for k in itertools.count():
+                if not os.path.isdir(os.path.join(store, str(k))):
+                    return
+                yield os.path.join(store, str(k)), row | {"series": k}
+        else:
+            raise ValueError(
+                f"{store!r} holds neither a plate nor a multiscale image of OME-Zarr "
+                f"{' or '.join(_VERSIONS)}; its metadata has {sorted(attributes)}. "
+                "Name the folder of a plate or of an image itself."
+            )
+    except (OSError, ValueError) as exc:
+        if not lenient:
+            raise
+        yield Unlisted(store, row, str(exc))
 
 
 def _fields(
-    store: str, plate: dict[str, Any], row: dict[str, Any]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    name = plate.get("name") or row["store"].removesuffix(".zarr").removesuffix(".ome")
-    for well in _entry(plate, "wells", store):
+    store: str, plate: dict[str, Any], row: dict[str, Any], lenient: bool
+) -> Iterator[Member | Unlisted]:
+    wells = _entry(plate, "wells", store)
+    stem = os.path.basename(store).removesuffix(".zarr").removesuffix(".ome")
+    for well in wells:
         place = _entry(well, "path", store)
         folder = os.path.join(store, *place.split("/"))
-        described = _entry(_attributes(folder), "well", folder)
-        for field in _entry(described, "images", folder):
-            site = _entry(field, "path", folder)
-            known = {"plate": str(name), "well": _well_name(place), "site": site}
-            if field.get("acquisition") is not None:
-                known["acquisition"] = str(field["acquisition"])
-            yield os.path.join(folder, *site.split("/")), row | known
+        known = {"plate": str(plate.get("name") or stem), "well": _well_name(place)}
+        try:
+            members = list(_sites(folder, row | known))
+        except (OSError, ValueError) as exc:
+            if not lenient:
+                raise
+            yield Unlisted(folder, row | known, str(exc))
+        else:
+            yield from members
+
+
+def _sites(folder: str, row: dict[str, Any]) -> Iterator[Member]:
+    described = _entry(_attributes(folder), "well", folder)
+    for field in _entry(described, "images", folder):
+        site = _entry(field, "path", folder)
+        known = {"site": site}
+        if field.get("acquisition") is not None:
+            known["acquisition"] = str(field["acquisition"])
+        yield os.path.join(folder, *site.split("/")), row | known
 
 
 def _well_name(place: str) -> str:
@@ -199,6 +233,7 @@ def _image(path: str, row: dict[str, Any], level: int, planes: Planes) -> ZarrIm
         folder,
         row,
         tuple(name or f"channel_{k}" for k, name in enumerate(names)),
+        tuple(range(n_channels)),
         (length["y"], length["x"]),
         array.dtype.newbyteorder("="),
         axes,

@@ -15,6 +15,7 @@ from gandl.images._planes import Planes, project
 from gandl.images._readers import check_promise, unreadable
 from gandl.images._sources import Reader, Source, check_unchanged, common_folder, stamp
 from gandl.images._state import pack_names, unpack_names
+from gandl.images._tiff_checks import check_extent
 
 _MAX_OPEN = 32  # files of one image at a time
 
@@ -197,9 +198,6 @@ class _Files:
                 f"a page has shape {page.shape} and type {page.dtype}, the "
                 f"collection's first {size} and {dtype}"
             )
-        held = tif.filehandle.size
-        counts = zip(page.dataoffsets, page.databytecounts, strict=False)
-        if max((at + n for at, n in counts), default=0) > held:
-            raise ValueError("the file is truncated")
+        check_extent(tif, [page])
         pixels = page.asarray(maxworkers=1)
         return pixels.astype(dtype, copy=False)

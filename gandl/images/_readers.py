@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
 from typing import Any
 
 import numpy as np
 import tifffile
 
 from gandl.images._planes import PlaneError, Planes, project
+from gandl.images._tiff_checks import (
+    check_announced,
+    check_directories,
+    check_extent,
+    check_held,
+)
 
 # A header or a view that asks for more memory than this is refused.
 BYTE_LIMIT = 4 * 2**30
@@ -145,6 +150,8 @@ def _read_tiff(
 ) -> tuple[np.ndarray, str]:
     check_directories(path)
     with tifffile.TiffFile(path, is_ome=is_ome) as tif:
+        if tif.is_ome:
+            check_announced(tif)
         n_pages = sum(len(series.pages) for series in tif.series)
         if tif.is_ome and n_pages > len(tif.pages):
             # The header describes other files too: this file's own pages alone.
@@ -158,7 +165,9 @@ def _read_tiff(
         series = tif.series[0]
         n_bytes = int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize
         check_promise(n_bytes, byte_limit)
-        _check_extent(tif, series, n_bytes)
+        check_extent(tif, series.pages)
+        if series.dataoffset is not None:
+            check_held(tif, series.dataoffset + n_bytes)
         if planes is not None:
             return _read_chosen(tif, series, planes)
         # Reading many files at once is the caller's choice, not each file's.
@@ -209,58 +218,6 @@ def _named_axes(axes: str, shape: tuple[int, ...], planes: Planes) -> str:
     name = asked[0].upper()
     axes = axes.replace(name, "Q")  # an axis of one plane
     return axes[: unnamed[0]] + name + axes[unnamed[0] + 1 :]
-
-
-# Where the chain of page directories breaks off, tifffile leaves pages out.
-def check_directories(path: str) -> None:
-    with open(path, "rb") as file:
-        head = file.read(16)
-        order = "<" if head[:2] == b"II" else ">"
-        is_big = b"+" in head[2:4]
-        n_format, n_size = (order + "Q", 8) if is_big else (order + "H", 2)
-        offset_format, offset_size = (order + "Q", 8) if is_big else (order + "I", 4)
-        entry_size = 20 if is_big else 12
-        seen: set[int] = set()
-        try:
-            (offset,) = struct.unpack_from(offset_format, head, offset_size)
-            while offset and offset not in seen:
-                seen.add(offset)
-                file.seek(offset)
-                (n_entries,) = struct.unpack(n_format, file.read(n_size))
-                file.seek(n_entries * entry_size, os.SEEK_CUR)
-                (offset,) = struct.unpack(offset_format, file.read(offset_size))
-        except (struct.error, OSError, OverflowError) as exc:
-            raise ValueError(
-                f"the file is truncated: page {len(seen)} is not in it"
-            ) from exc
-        if offset:
-            raise ValueError("its pages are chained in a circle")
-
-
-# Some truncated files would otherwise be filled up with zeros.
-def _check_extent(tif: Any, series: Any, n_bytes: int) -> None:
-    for page in series.pages:
-        if page is None:
-            continue
-        n_parts = int(np.prod(page.chunked, dtype=object))
-        if len(page.dataoffsets) < n_parts:
-            raise ValueError(
-                f"the file is truncated: it holds {len(page.dataoffsets)} of the "
-                f"{n_parts} strips or tiles of a page"
-            )
-    ends = [
-        offset + count
-        for page in series.pages
-        if page is not None
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
-    ]
-    if series.dataoffset is not None:
-        ends.append(series.dataoffset + n_bytes)
-    n_held = tif.filehandle.size
-    if ends and max(ends) > n_held:
-        raise ValueError(
-            f"the file is truncated: it holds {n_held} of at least {max(ends)} bytes"
-        )
 
 
 # Pillow takes as much memory as a broken chunk says it is long.

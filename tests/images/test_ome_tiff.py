@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 import threading
 
 import joblib
@@ -11,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from gandl.images import ImageCollection
+from gandl.images import ImageCollection, read_image
 
 HEAD = (
     '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{}">'
@@ -294,7 +295,7 @@ def test_a_truncated_file_and_one_that_changed(tmp_path, three):
         photometric="minisblack",
     )
     whole = (tmp_path / "b.ome.tif").read_bytes()
-    X = ImageCollection.from_ome_tiff(tmp_path, channels=["x", "y"])
+    X = ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "actin"])
     assert len(X) == 4
     os.truncate(tmp_path / "b.ome.tif", len(whole) - 100)
     with pytest.raises(ValueError, match=r"b\.ome\.tif' has changed"):
@@ -302,9 +303,11 @@ def test_a_truncated_file_and_one_that_changed(tmp_path, three):
     for k in range(20):
         (tmp_path / "b.ome.tif").write_bytes(whole[: len(whole) * k // 20])
         with pytest.raises(ValueError, match=r"b\.ome\.tif"):
-            np.asarray(ImageCollection.from_ome_tiff(tmp_path, channels=["x", "y"]))
+            np.asarray(
+                ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "actin"])
+            )
         X = ImageCollection.from_ome_tiff(
-            tmp_path, channels=["x", "y"], on_error="skip"
+            tmp_path, channels=["DNA", "actin"], on_error="skip"
         )
         assert X.metadata["series"].tolist() == [0, 1, 2]
         assert X.skipped["file"].tolist() == ["b.ome.tif"]
@@ -335,3 +338,143 @@ def test_pixel_size(tmp_path, three, written, size):
         assert "pixel_size" not in metadata
     else:
         np.testing.assert_allclose(metadata["pixel_size"], size)
+
+
+def lose_strips(path, n_left=None):
+    """Leave the last two strips of every page out of its lists, or mark them sparse."""
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        for page in tif.pages:
+            for name in ("StripOffsets", "StripByteCounts"):
+                tag = page.tags[name]
+                if n_left is not None:
+                    content[tag.offset + 4 : tag.offset + 8] = struct.pack("<I", n_left)
+                    continue
+                size = 2 if tag.dtype.name == "SHORT" else 4
+                at = tag.valueoffset + (tag.count - 2) * size
+                content[at : at + 2 * size] = bytes(2 * size)
+    path.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("n_left", "message"),
+    [(3, "truncated: it holds 3 of the 5"), (None, "2 of the 5 strips .* missing")],
+)
+def test_strips_that_are_not_there(tmp_path, compression, n_left, message):
+    whole, path = tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"
+    for file in (whole, path):
+        tifffile.imwrite(
+            file,
+            np.full((2, 50, 50), 7, "uint16"),
+            metadata={"axes": "CYX"},
+            rowsperstrip=10,
+            compression=compression,
+            photometric="minisblack",
+        )
+    lose_strips(path, n_left)
+    with pytest.raises(ValueError, match=rf"b\.ome\.tif.*{message}"):
+        np.asarray(ImageCollection.from_ome_tiff(path))
+    with pytest.raises(ValueError, match=rf"b\.ome\.tif.*{message}"):
+        read_image(path)
+    X = ImageCollection.from_ome_tiff([whole, path], on_error="skip")
+    assert X.skipped["file"].tolist() == ["b.ome.tif"]
+
+
+ONE = '<TiffData IFD="0" PlaneCount="1"/>'
+MANY = '<TiffData IFD="0" PlaneCount="40000000"/>'
+MODULO = """<StructuredAnnotations><XMLAnnotation ID="A:0"
+Namespace="openmicroscopy.org/omero/dimension/modulo"><Value><Modulo><ModuloAlongZ
+Type="phase" Start="0" End="40000000" Step="1"/></Modulo></Value></XMLAnnotation>
+</StructuredAnnotations>"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "more"),
+    [
+        ((20_000_000, 1, 2, 8, 8), ONE, ""),
+        ((1, 1, 1, 80_000, 32_000), ONE, ""),
+        ((1, 1, 1, 8, 8), MANY, ""),
+        ((1, 1, 1, 8, 8), ONE, MODULO),
+    ],
+)
+def test_planes_that_are_only_announced(tmp_path, shape, data, more):
+    path = tmp_path / "a.ome.tif"
+    xml = HEAD.format(0) + more + described(0, shape, data) + "</OME>"
+    save(path, stack(1, 8, 8), xml)
+    message = r"a\.ome\.tif'.*announces 4\d{7} planes, of which there are at most 1\."
+    for read in (ImageCollection.from_ome_tiff, read_image):
+        with pytest.raises(ValueError, match=message):
+            read(path)
+
+
+def test_entities_are_refused(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    declared = '<!DOCTYPE OME [<!ENTITY a "aaaa">]>'
+    body = described(0, (1, 1, 1, 8, 8), ONE, names=("&a;",))
+    save(path, stack(1, 8, 8), f"{declared}{HEAD.format(0)}{body}</OME>")
+    for read in (ImageCollection.from_ome_tiff, read_image):
+        with pytest.raises(ValueError, match=r"a\.ome\.tif'.*defines entities"):
+            read(path)
+
+
+def test_channels_are_selected_by_name(tmp_path, three):
+    write(tmp_path / "a.ome.tif", three[:1])
+    write(tmp_path / "b.ome.tif", three[1:2], names=("actin", "DNA"))
+    expected = [three[0][0, 0], three[1][0, 0, ::-1]]
+
+    def read(channels, **options):
+        return ImageCollection.from_ome_tiff(tmp_path, channels=channels, **options)
+
+    X = read(["actin", "DNA"])
+    assert X.channels == ("actin", "DNA")
+    np.testing.assert_array_equal(np.asarray(X)[:, ::-1], expected)
+    X = read({"DNA": "nuclei"})
+    assert X.channels == ("nuclei",)
+    np.testing.assert_array_equal(np.asarray(X), np.array(expected)[:, :1])
+    with pytest.raises(ValueError, match=r"a\.ome\.tif' has no channels \['ER'\]; it"):
+        read(["ER", "DNA"])
+    write(tmp_path / "b.ome.tif", three[1:2], names=("ER", "DNA"))
+    X = read(["ER", "DNA"], on_error="skip")
+    assert X.skipped["file"].tolist() == ["a.ome.tif"]
+    assert "no channels ['ER']" in X.skipped["reason"][0]
+
+
+@pytest.mark.parametrize("names", [(), ("1", "2"), ("Ch1", "Ch2")])
+def test_channels_without_names_are_named(tmp_path, three, names):
+    write(tmp_path / "a.ome.tif", three, names=names)
+    X = ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "actin"])
+    assert X.channels == ("DNA", "actin")
+    np.testing.assert_array_equal(np.asarray(X), [image[0, 0] for image in three])
+    with pytest.raises(ValueError, match=r"no channels \['DNA'\]; it has"):
+        ImageCollection.from_ome_tiff(tmp_path, channels=["DNA"])
+
+
+def test_plates_of_one_name(tmp_path, three):
+    def plates(*files):
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            write(tmp_path / file, three, PLATE)
+        metadata = ImageCollection.from_ome_tiff(tmp_path).metadata
+        return metadata.drop_duplicates("file")["plate"].tolist()
+
+    assert plates("day1/a.ome.tif") == ["1053597806"]
+    assert plates("day2/a.ome.tif") == ["day1", "day2"]
+    assert plates("day2/b.ome.tif") == [
+        "day1/a.ome.tif",
+        "day2/a.ome.tif",
+        "day2/b.ome.tif",
+    ]
+
+
+def test_a_plate_with_a_file_for_each_well(tmp_path, three):
+    for folder in ("day1", "day2"):
+        for k, column in enumerate(("2", "3")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            plate = PLATE.replace('Column="2"', f'Column="{column}"')
+            write(tmp_path / folder / f"{k}.ome.tif", three[:2], plate)
+    X = ImageCollection.from_ome_tiff(tmp_path / "day1")
+    assert X.metadata["plate"].unique().tolist() == ["1053597806"]
+    X = ImageCollection.from_ome_tiff(tmp_path)
+    assert X.metadata["plate"].tolist() == ["day1"] * 4 + ["day2"] * 4

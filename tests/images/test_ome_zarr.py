@@ -338,3 +338,49 @@ def test_missing_zarr_names_the_extra(plate, monkeypatch):
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ImportError, match=r'pip install "gandl\[io\]"'):
         ImageCollection.from_ome_zarr(plate)
+
+
+def test_stores_of_one_name(tmp_path, wells, version):
+    for name in ("x", "y"):
+        write_plate(tmp_path / name / "p.zarr", wells, version)
+    stores = [tmp_path / "x/p.zarr", f"{tmp_path}/y/p.zarr/", tmp_path / "x/p.zarr"]
+    metadata = ImageCollection.from_ome_zarr(stores).metadata
+    assert metadata["store"].tolist() == ["x/p.zarr"] * 4 + ["y/p.zarr"] * 4
+    assert metadata["plate"].tolist() == metadata["store"].tolist()
+
+
+def test_a_missing_well_and_a_missing_store(tmp_path, plate, wells):
+    shutil.rmtree(plate / "B/3")
+    stores = [plate, tmp_path / "gone.zarr"]
+    with pytest.raises(FileNotFoundError, match=r"B.3'"):
+        ImageCollection.from_ome_zarr(plate)
+    with pytest.raises(FileNotFoundError, match=r"gone\.zarr'"):
+        ImageCollection.from_ome_zarr(stores[1:])
+    X = ImageCollection.from_ome_zarr(stores, on_error="skip")
+    np.testing.assert_array_equal(np.asarray(X), wells["AA/11"])
+    assert X.skipped["store"].tolist() == ["screen.ome.zarr", "gone.zarr"]
+    assert X.skipped["well"][0] == "B03"
+    assert X.skipped["reason"].str.startswith("No such OME-Zarr folder").all()
+
+
+@pytest.mark.parametrize("chunks", [(1, 8, 8), (2, 8, 8)])
+def test_channels_are_selected_by_name(tmp_path, version, chunks, same):
+    images = stack(2, 3, 20, 12)
+    orders = [("DNA", "ER", "actin"), ("actin", "DNA", "ER")]
+    for k, names in enumerate(orders):
+        write_image(tmp_path / str(k), images[k], version, names=names, chunks=chunks)
+    stores = [tmp_path / "0", tmp_path / "1"]
+    X = ImageCollection.from_ome_zarr(stores, channels=["actin", "DNA"])
+    assert X.channels == ("actin", "DNA")
+    expected = np.array([images[0][[2, 0]], images[1][[0, 1]]])
+    np.testing.assert_array_equal(np.asarray(X), expected)
+    np.testing.assert_array_equal(X.with_channels("DNA")[1], expected[1, 1:])
+    np.testing.assert_array_equal(np.asarray(X[[1]]), expected[1:])
+    same(pickle.loads(pickle.dumps(X)), X)
+    X = ImageCollection.from_ome_zarr(stores, channels={"DNA": "nuclei"})
+    assert X.channels == ("nuclei",)
+    np.testing.assert_array_equal(np.asarray(X), expected[:, 1:])
+    with pytest.raises(ValueError, match=r"has no channels \['ER2'\]; it has \['DNA'"):
+        ImageCollection.from_ome_zarr(stores, channels=["ER2"])
+    with pytest.raises(ValueError, match=r"has channels \('actin', 'DNA', 'ER'\)"):
+        ImageCollection.from_ome_zarr(stores)
