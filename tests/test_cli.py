@@ -233,7 +233,9 @@ def test_load_data_of_stacks_without_plates(model, tmp_path, capsys):
         names = [f"{k}_{name}.tif" for name in ("DNA", "actin")]
         for c, name in enumerate(names):
             stack = pixels[2 * k + c]
-            tifffile.imwrite(tmp_path / name, stack, metadata={"axes": "ZYX"})
+            tifffile.imwrite(
+                tmp_path / name, stack, imagej=True, metadata={"axes": "ZYX"}
+            )
         rows.append(dict(zip(["FileName_DNA", "FileName_actin"], names, strict=True)))
     table = tmp_path / "load_data.csv"
     pd.DataFrame(rows).to_csv(table, index=False)

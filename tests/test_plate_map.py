@@ -101,7 +101,7 @@ def test_map_errors():
 @pytest.mark.parametrize("name", ["map.csv", "map.parquet", "map.xlsx"])
 def test_a_row_without_a_well(tmp_path, name):
     table = pd.DataFrame({"well": ["A1", None], "compound": ["x", "y"]})
-    with pytest.raises(ValueError, match="Row 1 of the plate map, .* no well"):
+    with pytest.raises(ValueError, match=r"Row 1 of the plate map, .* no well"):
         join_plate_map(KNOWN, table)
     write = {"csv": table.to_csv, "parquet": table.to_parquet, "xlsx": table.to_excel}
     write[name.partition(".")[2]](tmp_path / name, index=False)

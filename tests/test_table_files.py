@@ -27,7 +27,7 @@ def test_tables_are_text(tmp_path, name, content):
 
 
 def damaged(content):
-    """Compressed files: none at all, cut, of a wrong sum, and of codes that are none."""
+    """Compressed files: none at all, cut, of a wrong sum, of codes that are none."""
     whole = gzip.compress(content, mtime=0)
     yield content
     yield whole[:-12]

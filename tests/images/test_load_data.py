@@ -276,7 +276,7 @@ def test_bad_functions(gallery, tmp_path, kind):
     if kind in AT_ONCE:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             ImageCollection.from_load_data(gallery, root=tmp_path)
-        with pytest.raises((ValueError, FileNotFoundError), match="function.*=False"):
+        with pytest.raises((ValueError, FileNotFoundError), match=r"function.*=False"):
             ImageCollection.from_load_data(gallery, root=tmp_path, on_error="skip")
     else:
         X = ImageCollection.from_load_data(gallery, root=tmp_path)
