@@ -82,7 +82,8 @@ screen.metadata[["plate", "well", "condition"]].head(3)
 # As in the Cell Painting Gallery: a file and a folder for each channel, the folder that
 # of another machine, and an illumination function, by which pixels are divided.
 known = images.metadata
-place = "/home/ubuntu/bucket/images/" + known["experiment"] + "/Plate" + known["plate"]
+place = "/home/ubuntu/bucket/images/" + known["experiment"] + "/Plate"
+place += known["plate_number"]
 table = pd.DataFrame({f"Metadata_{k.title()}": known[k] for k in ("plate", "well")})
 for number, stain in enumerate(images.channels, 1):
     names = known["well"] + "_s" + known["site"] + f"_w{number}.tif"
@@ -107,7 +108,7 @@ side = np.linspace(-1, 1, images.shape[2])
 light = np.exp(-0.5 * ((side[:, None] + 0.4) ** 2 + (side + 0.4) ** 2))
 light /= light.mean()
 dimmed = np.array(images, dtype=np.float32)
-dimmed[(known["plate"] == "1").to_numpy()] *= light
+dimmed[(known["plate_number"] == "1").to_numpy()] *= light
 dimmed = ImageCollection.from_array(
     dimmed, channels=images.channels, metadata=images.metadata
 )
@@ -115,7 +116,7 @@ even = dimmed.with_illumination(by="plate")
 
 # %%
 # The mean over the images of plate 1 shows the light, before and after.
-rows = np.flatnonzero(known["plate"] == "1")
+rows = np.flatnonzero(known["plate_number"] == "1")
 means = [X.with_channels("ER").load_batch(rows).mean((0, 1)) for X in (dimmed, even)]
 fields = [light, dimmed[rows[0]][1] / even[rows[0]][1]]
 titles = ["light", "estimated", "mean of ER, before", "and after"]

@@ -6,6 +6,7 @@ import csv
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from gandl._wells import FORMATS, row_letters
 
 Rows = list[list[str]]
 _PLATE = re.compile(r"(?:metadata_)?plate\s*:?", re.IGNORECASE)
+_LIKE_A_PLATE = re.compile(r"(?:assay)?plate[\W_]*\w*\d\w*", re.IGNORECASE)
 _PLATE_AND_NAME = re.compile(r"plate\s*:\s*(.+)", re.IGNORECASE)
 
 
@@ -37,7 +39,7 @@ def read_cells(path: str | os.PathLike[str]) -> dict[str, Rows]:
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file, delimiter=separator(path)))
-    except (csv.Error, UnicodeError, EOFError, gzip.BadGzipFile) as error:
+    except (csv.Error, UnicodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{name!r} is no table: {error}") from None
     return {"": [[cell.strip() for cell in row] for row in rows]}
 
@@ -49,15 +51,13 @@ def _read_workbook(path: str) -> dict[str, Rows]:
         raise ImportError(
             f'Reading {path!r} needs openpyxl. Install it: pip install "gandl[io]".'
         ) from error
-    try:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        try:
             # What a formula came to, not the formula.
             workbook = load_workbook(file, data_only=True)
-    # The library answers a damaged file with errors of any type.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path!r} is no workbook: {error}") from None
+        # The library answers a damaged file with errors of any type.
+        except Exception as error:
+            raise ValueError(f"{path!r} is no workbook: {error}") from None
     return {sheet.title: _sheet_rows(path, sheet) for sheet in workbook.worksheets}
 
 
@@ -108,6 +108,12 @@ def find_grids(rows: Rows, place: str, sheet: str) -> list[Grid]:
                 raise ValueError(
                     f"{here}: a grid without a title: put one in its corner, as the "
                     "name of the column that it becomes."
+                )
+            if _LIKE_A_PLATE.fullmatch(title):
+                raise ValueError(
+                    f"{here}: the title of this grid, {title!r}, looks like a plate's "
+                    "name, and would be that of a column. Name the column in the "
+                    "grid's corner, and the plate in a line above, as in 'plate: P1'."
                 )
             values = _values(rows, line, corner, here)
             grids.append(Grid(here, title, plate, values))

@@ -80,7 +80,7 @@ def read_plate_map(
     if name.lower().endswith((".xls", ".ods", ".numbers")):
         raise ValueError(f"{name!r}: save it as xlsx or csv.")
     if name.lower().endswith(".parquet"):
-        return _with_well(read_table(path))
+        return _table(path)
     sheets = _chosen(name, read_cells(path), sheet)
     grids = {
         title: find_grids(rows, f"{name!r}{title and f', sheet {title!r},'}", title)
@@ -89,7 +89,7 @@ def read_plate_map(
     if all(grids.values()):
         return with_usual_names(join_grids(grids))
     if "" in sheets:  # not a workbook
-        return _with_well(read_table(path))
+        return _table(path)
     for title, found in grids.items():
         if found:
             raise ValueError(
@@ -99,6 +99,16 @@ def read_plate_map(
     return _join_sheets(
         {title: _long_sheet(name, title, rows) for title, rows in sheets.items()}
     )
+
+
+def _table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    try:
+        return _with_well(read_table(path))
+    except ValueError as error:
+        name = os.fsdecode(path)
+        if name in str(error):
+            raise
+        raise ValueError(f"{name!r}: {error}") from None
 
 
 def _chosen(
@@ -150,13 +160,23 @@ def _join_sheets(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _with_well(table: pd.DataFrame) -> pd.DataFrame:
     if "well" not in table and "well_position" in table:
-        return table.rename(columns={"well_position": "well"})
+        table = table.rename(columns={"well_position": "well"})
     if "well" not in table:
         raise ValueError(
             f'The plate map has no column "well"; it has {list(table)}. Or draw it as '
             "the plate: letters down, numbers across, and a title in the corner."
         )
+    _check_no_well_lacks(table)
     return table
+
+
+def _check_no_well_lacks(table: pd.DataFrame) -> None:
+    without = np.flatnonzero(table["well"].isna())
+    if len(without):
+        raise ValueError(
+            f"Row {without[0]} of the plate map, counted from 0, has no well "
+            f"({len(without)} such rows). Fill them in, or remove the rows."
+        )
 
 
 def join_plate_map(
@@ -171,6 +191,7 @@ def join_plate_map(
         raise ValueError(
             f'The plate map has no column "well"; it has {list(plate_map)}.'
         )
+    _check_no_well_lacks(plate_map)
     keys = [name for name in map(str, plate_map) if name in known]
     if "well" not in keys:
         raise ValueError(
@@ -183,8 +204,8 @@ def join_plate_map(
     left, right = (
         table.assign(
             **{key: table[key].astype(str) for key in keys},  # plate 1 is plate "1"
-        ).assign(well=[well_name(name) for name in table["well"]])
-        for table in (known, plate_map)
+        ).assign(well=_well_names(table, whose))
+        for table, whose in ((known, "images"), (plate_map, "plate map"))
     )
     twice = np.flatnonzero(right.duplicated(keys))
     if len(twice):
@@ -205,6 +226,16 @@ def join_plate_map(
     unused = np.flatnonzero(~pd.MultiIndex.from_frame(right[keys]).isin(imaged))
     unseen = _named(right, keys, unused) if len(unused) else ""
     return joined.drop(columns="_found"), unseen
+
+
+def _well_names(table: pd.DataFrame, whose: str) -> list[str]:
+    names = []
+    for row, name in enumerate(table["well"]):
+        try:
+            names.append(well_name(name))
+        except ValueError as error:
+            raise ValueError(f"Row {row} of the {whose}: {error}") from None
+    return names
 
 
 def well_kinds(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import warnings
+import zlib
 
 import pandas as pd
 
@@ -39,6 +41,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         pd.errors.EmptyDataError,
         UnicodeError,
         EOFError,
+        gzip.BadGzipFile,
+        zlib.error,
     ) as error:
         raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
     return with_usual_names(table)

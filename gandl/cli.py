@@ -284,10 +284,14 @@ def _with_plate_range(
     return images.with_intensity_range(by=_plate_columns(images, options))
 
 
-def _plate_columns(images: ImageCollection, options: argparse.Namespace) -> list[str]:
-    """The columns of the images' own metadata that name a plate."""
+def _plate_columns(
+    images: ImageCollection, options: argparse.Namespace
+) -> list[str] | None:
+    """The columns of the images' own metadata that name a plate; None: all are one."""
     usual = dict(zip(with_usual_names(images.metadata), images.metadata, strict=True))
     names = getattr(options, "batch", None) or ["plate"]
+    if names == ["plate"] and "plate" not in usual:
+        return None
     return [usual.get(name, name) for name in names]
 
 
@@ -321,20 +325,14 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
     table = read_table(source)
     root = options.root or source.parent
     names = _channel_names(options)
+    how: Any = {"z": options.z, "t": options.t, "on_error": options.on_error}
     if any(name.startswith(("FileName_", "URL_")) for name in map(str, table)):
         return ImageCollection.from_load_data(
-            source, root=options.root, channels=names, on_error=options.on_error
+            source, root=options.root, channels=names, **how
         )
     if isinstance(names, dict):
         raise ValueError("--channels does not rename those of a table of paths.")
-    images = ImageCollection.from_table(
-        table,
-        path=options.path,
-        root=root,
-        z=options.z,
-        t=options.t,
-        on_error=options.on_error,
-    )
+    images = ImageCollection.from_table(table, path=options.path, root=root, **how)
     return images.with_channels(names) if names else images
 
 

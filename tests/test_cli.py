@@ -227,6 +227,36 @@ def test_load_data(folder, model, tmp_path):
     pd.testing.assert_frame_equal(a, b)
 
 
+def test_load_data_of_stacks_without_plates(model, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 4096, (4, 3, 64, 64), dtype="uint16")
+    rows = []
+    for k in range(2):
+        names = [f"{k}_{name}.tif" for name in ("DNA", "actin")]
+        for c, name in enumerate(names):
+            stack = pixels[2 * k + c]
+            tifffile.imwrite(
+                tmp_path / name, stack, imagej=True, metadata={"axes": "ZYX"}
+            )
+        rows.append(dict(zip(["FileName_DNA", "FileName_actin"], names, strict=True)))
+    table = tmp_path / "load_data.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    out = tmp_path / "a.parquet"
+    assert run("embed", model, table, "--out", out) == 1
+    assert "Pass z=0 to 2" in capsys.readouterr().err
+    # Without a column of plates, all images are of one, whose light is estimated.
+    for illumination in ([], ["--illumination"]):
+        taken = [table, "--z", "max", *illumination, "--overwrite", "--out", out]
+        assert run("embed", model, *taken) == 0
+        images = ImageCollection.from_array(pixels.max(axis=1).reshape(2, 2, 64, 64))
+        images = images.with_illumination(by=None) if illumination else images
+        expected = GANDLFeaturizer.load(model).set_params(verbose=False)
+        features = read_profiles(out).filter(like="gandl")
+        named = ImageCollection.from_array(
+            np.asarray(images), channels=["DNA", "actin"]
+        )
+        np.testing.assert_allclose(features, expected.transform(named), rtol=1e-4)
+
+
 def test_a_pattern_that_is_found_and_illumination(folder, model, tmp_path):
     """make_screen names files as RxRx does; a plate map in the shape of the plate."""
     named = ["--channels", "1=DNA", "3=actin", "--illumination"]

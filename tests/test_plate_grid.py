@@ -188,6 +188,11 @@ BAD = {
         [*GOOD, *grid("dose", 16, 24, place)],
         "another number of wells than",
     ),
+    "a plate's name for a title": (
+        [["Plate 1"], *grid("", 8, 12, place)],
+        "line 2: .*'Plate 1', looks like a plate's name.* 'plate: P1'",
+    ),
+    "a plate's name in the corner": (grid("plate_B7", 8, 12, place), "'plate_B7', loo"),
     "no well and no grid": ([["a", "b"], [1, 2]], 'no column "well"; it has .*letters'),
 }
 
@@ -207,6 +212,12 @@ def test_bad_workbooks(write, tmp_path):
             read_plate_map(path)
     with pytest.raises(ValueError, match="is empty"):
         read_plate_map(write({"S": []}, "map.xlsx"))
+    write({"S": GOOD}, "map.xlsx")
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 1  # where the list of its parts is
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"map\.xlsx' is no workbook"):
+        read_plate_map(path)
     both = {"S": GOOD, "Notes": [["well"], ["A1"]]}
     with pytest.raises(
         ValueError, match=r"sheet 'S' has grids, others have not.*sheet`"

@@ -92,8 +92,21 @@ def test_map_errors():
         join_plate_map(KNOWN, pd.concat([plate_map(), plate_map().iloc[:1]]))
     with pytest.raises(ValueError, match="lacks plate 1, well A01, which has images"):
         join_plate_map(KNOWN, plate_map().iloc[:2])
-    with pytest.raises(ValueError, match="'Z99' is no well"):
+    with pytest.raises(ValueError, match="Row 0 of the plate map: 'Z99' is no well"):
         join_plate_map(KNOWN, plate_map().assign(well="Z99"))
+    with pytest.raises(ValueError, match="Row 0 of the images: 'Z99' is no well"):
+        join_plate_map(KNOWN.assign(well="Z99"), plate_map())
+
+
+@pytest.mark.parametrize("name", ["map.csv", "map.parquet", "map.xlsx"])
+def test_a_row_without_a_well(tmp_path, name):
+    table = pd.DataFrame({"well": ["A1", None], "compound": ["x", "y"]})
+    with pytest.raises(ValueError, match=r"Row 1 of the plate map, .* no well"):
+        join_plate_map(KNOWN, table)
+    write = {"csv": table.to_csv, "parquet": table.to_parquet, "xlsx": table.to_excel}
+    write[name.partition(".")[2]](tmp_path / name, index=False)
+    with pytest.raises(ValueError, match=rf"{name}'.*: Row 1 .* has no well"):
+        read_plate_map(tmp_path / name)
 
 
 def test_wells_without_images_are_named():

@@ -1,9 +1,12 @@
 """Tables in files are text, with the usual names."""
 
+import gzip
+
 import pandas as pd
 import pytest
 
 from gandl._tables import read_table, with_usual_names
+from gandl.images import read_plate_map
 
 
 @pytest.mark.parametrize(
@@ -23,12 +26,26 @@ def test_tables_are_text(tmp_path, name, content):
     ]
 
 
+def damaged(content):
+    """Compressed files: none at all, cut, of a wrong sum, of codes that are none."""
+    whole = gzip.compress(content, mtime=0)
+    yield content
+    yield whole[:-12]
+    yield whole[:-8] + bytes(8)
+    yield whole[:10] + b"\xff" * 8 + whole[18:]
+
+
 def test_what_is_no_table(tmp_path):
     path = tmp_path / "map.csv"
     for content in (b"", b"\xff\xfe\x00\x01", b'"open quote\n1,2'):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"map\.csv' is no table"):
             read_table(path)
+    for bad in damaged(b"well,compound\n" + b"A1,x\n" * 999):
+        (tmp_path / "map.csv.gz").write_bytes(bad)
+        for read in (read_table, read_plate_map):
+            with pytest.raises(ValueError, match=r"map\.csv\.gz' is no table"):
+                read(tmp_path / "map.csv.gz")
     with pytest.raises(ValueError, match="several columns 'plate'"):
         with_usual_names(pd.DataFrame([["1", "2"]], columns=["Plate", "plate"]))
 

@@ -301,6 +301,13 @@ class ImageCollection(OmeView, ScreenView):
         source: Source = FileSource.from_paths(
             files.paths, byte_limit, files.inside, files.among
         )
+        n, names = source.shape[1], files.channels or ()
+        if len(names) == 1 < n:
+            raise ValueError(
+                f"{files.paths.flat[0]!r} holds {n} channels, where one was named, "
+                f"{names[0]!r}. Name all that a file holds; in a load_data.csv, or "
+                "with {channel} in a pattern, each file is to hold one: convert RGB."
+            )
         if files.functions is not None:
             source = with_functions(source, files.functions)
         return cls._from_source(

@@ -7,8 +7,10 @@ dark corner may come out brighter than the type of the file could say.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +26,10 @@ from gandl.images._state import pack_names, unpack_names
 _DEGREE = 4
 _GRID = 16
 _DARKEST = 0.1
+# Files of fields that a reader keeps: those of the channels of a plate or two.
+_KEPT = 16
+
+_REMEDY = "Mend or restore it, or pass illumination=False."
 
 Look = Callable[[int, int], "np.ndarray | None"]
 
@@ -75,6 +81,9 @@ class FieldFiles:
         return self._from_state, state
 
     def look(self, shape: tuple[int, int]) -> Look:
+        # Of the reader that asks, so that it is in no pickle.
+        read = lru_cache(_KEPT)(read_field)
+
         def field(group: int, channel: int) -> np.ndarray | None:
             path = self.paths[group, channel]
             if not path:
@@ -82,7 +91,7 @@ class FieldFiles:
             check_unchanged(
                 path, int(self.sizes[group, channel]), int(self.mtimes[group, channel])
             )
-            return read_field(path, shape)
+            return read(path, shape)
 
         return field
 
@@ -92,25 +101,31 @@ class FieldFiles:
 
 def read_field(path: str, shape: tuple[int, int]) -> np.ndarray:
     """Read an illumination function, as CellProfiler writes it: .npy, or an image."""
+    field = _open_field(path, shape)
+    if not (field.min() > 0 and field.max() < np.inf):  # NaN is neither
+        raise ValueError(
+            f"The illumination function {path!r} has values that are not above zero "
+            f"and finite: images cannot be divided by it. {_REMEDY}"
+        )
+    return field
+
+
+def _open_field(path: str, shape: tuple[int, int]) -> np.ndarray:
     if path.lower().endswith(".npy"):
         try:
-            # Mapped: one of a plate's functions is used again for the next image.
+            # Mapped: its shape is known without reading it.
             field = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(
-                f"Cannot read the illumination function {path!r}: {error}."
+                f"Cannot read the illumination function {path!r}: {error}. {_REMEDY}"
             ) from error
     else:
         field = read_image(path)[0]
     if field.shape != shape or field.dtype.kind not in "uif":
         raise ValueError(
             f"The illumination function {path!r} has the shape {field.shape} and type "
-            f"{field.dtype}, where numbers of {shape} are needed, as images have."
-        )
-    if not (field.min() > 0 and field.max() < np.inf):  # NaN is neither
-        raise ValueError(
-            f"The illumination function {path!r} has values that are not above zero "
-            "and finite: images cannot be divided by it."
+            f"{field.dtype}, where numbers of {shape} are needed, as images have. "
+            f"{_REMEDY}"
         )
     return field
 
@@ -170,6 +185,13 @@ def with_functions(source: Source, paths: np.ndarray) -> Source:
     groups = {row: group for group, row in enumerate(dict.fromkeys(rows))}
     unique = np.array([list(row) for row in groups], dtype=object)
     group_of = np.array([groups[row] for row in rows], dtype=np.int32)
+    for path in dict.fromkeys(unique.ravel()):
+        if path and not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"There is no illumination function {path!r}. {_REMEDY}"
+            )
+        if path:
+            _open_field(path, source.shape[2:])
     return CorrectedSource(source, FieldFiles.from_paths(unique), group_of)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from gandl._tables import as_text, read_table, with_usual_names
 from gandl.images._layouts import FileTable, check_paths
+from gandl.images._planes import Choice, as_planes
 
 _FILE, _FOLDER, _URL = "FileName_", "PathName_", "URL_"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -24,8 +25,15 @@ def list_load_data(
     channels: Sequence[str] | Mapping[str, str] | None,
     *,
     illumination: bool = True,
+    z: Choice = None,
+    t: Choice = None,
+    lenient: bool = False,
 ) -> FileTable:
-    """Paths of images, and of illumination functions, as they are on this machine."""
+    """Paths of images, and of illumination functions, as they are on this machine.
+
+    If lenient, files may be missing, as long as some are found.
+    """
+    inside = as_planes(z, t)
     beside = None
     if not isinstance(table, pd.DataFrame):
         beside = os.path.dirname(os.path.abspath(os.fsdecode(table)))
@@ -40,8 +48,9 @@ def list_load_data(
         raise ValueError(
             f"The table has no channels {unknown}; it has {list(of_channel)}."
         )
-    find = _Finder(root, beside)
+    find = _Finder(root, beside, lenient)
     paths = find.columns(table, [of_channel[label] for label in labels])
+    _check_own(paths, labels)
     used = [functions.get(label) if illumination else None for label in labels]
     fields = None
     if any(used):
@@ -51,7 +60,22 @@ def list_load_data(
     ]
     metadata = with_usual_names(table.drop(columns=mentioned))
     names = channels.values() if isinstance(channels, Mapping) else labels
-    return FileTable(paths, tuple(names), metadata, functions=fields)
+    return FileTable(paths, tuple(names), metadata, inside, functions=fields)
+
+
+def _check_own(paths: np.ndarray, labels: Sequence[str]) -> None:
+    """Refuse one file for two channels: one would be read for the other."""
+    channel_of: dict[str, str] = {}
+    for row, files in enumerate(paths):
+        for path, label in zip(files, labels, strict=True):
+            other = channel_of.setdefault(path, label)
+            if other != label:
+                raise ValueError(
+                    f"Row {row} of the table: {path!r} would be both {other!r} and "
+                    f"{label!r}. Keep folders of channels apart below `root`, which "
+                    "is the folder above both. Files that hold several channels are "
+                    "for from_table."
+                )
 
 
 def _roles(table: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
@@ -89,7 +113,10 @@ def _roles(table: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
 class _Finder:
     """Where files lie that a table of another machine names."""
 
-    def __init__(self, root: str | os.PathLike[str] | None, beside: str | None) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str] | None, beside: str | None, lenient: bool
+    ) -> None:
+        self.lenient = lenient
         self.given = root is not None
         base = beside or "" if root is None else os.fsdecode(root)
         self.root = os.path.abspath(base)
@@ -115,10 +142,17 @@ class _Finder:
             parts = [re.fullmatch(r"(.*[\\/])?(.*)", url) for url in urls]
             folders = pd.Series([part[1] or "" for part in parts if part])
             files = pd.Series([part[2] for part in parts if part])
-        places = {
-            folder: self._place(_local(folder), files[folders == folder].to_list())
-            for folder in folders.unique()
-        }
+        places, lost = {}, []
+        for folder in folders.unique():
+            try:
+                place = self._place(_local(folder), files[folders == folder].to_list())
+            except FileNotFoundError as error:
+                lost.append(error)
+                # A path at which there is none.
+                place = os.path.join(self.root, *_parts(_local(folder)))
+            places[folder] = place
+        if lost and (not self.lenient or len(lost) == len(places)):
+            raise lost[0]
         self._check_different(places, name)
         return [
             os.path.normpath(os.path.join(places[folder], file))

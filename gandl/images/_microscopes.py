@@ -37,8 +37,8 @@ MICROSCOPES = (
     # https://github.com/recursionpharma/rxrx-datasets
     _microscope(
         "rxrx",
-        "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.png",
-        r"(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/"
+        "{experiment}/Plate{plate_number}/{well}_s{site}_w{channel}.png",
+        r"(?P<experiment>[^/]+)/Plate(?P<plate_number>\d+)/"
         + _WELL
         + r"_s(?P<site>\d+)_w(?P<channel>\d+)",
     ),
@@ -59,6 +59,7 @@ MICROSCOPES = (
         "{plate}/TimePoint_{t}/ZStep_{z}/{experiment}_{well}_s{site}_w{channel}.tif",
         r"(?P<plate>[^/]+)/(?:[Tt]ime[Pp]oint_(?P<t>\d+)/)?(?:ZStep_(?P<z>\d+)/)?"
         + _EXPERIMENT
+        + r"(?!s\d)"  # a site
         + _WELL
         + f"(?=_[sw]\\d|{_GUID})"
         + f"(?:_s(?P<site>\\d+))?(?:_w(?P<channel>\\d+))?(?:{_GUID})?",
@@ -75,7 +76,10 @@ MICROSCOPES = (
     ),
 )
 _NUMBERS = ("site", "channel", "z", "t")
-_ORDER = ("experiment", "plate", "measurement", "well", "site", "z", "t", "channel")
+_ORDER = (
+    *("experiment", "plate", "plate_number", "measurement", "well", "site"),
+    *("z", "t", "channel"),
+)
 _PARTS = ("channel", "t", "z")  # that files of one image differ in
 _N_EXAMPLES = 3
 
@@ -129,7 +133,7 @@ def list_microscope(root: str, name: str | None) -> Found:
             f"{root!r}, such as {examples}. Tried, with the number of files that fit: "
             f"{counts}. {remedy}, by `pattern`."
         )
-    return _fields(fitting[found[0]])
+    return _fields(tried[found[0]], fitting[found[0]])
 
 
 def _called(name: str) -> Microscope:
@@ -173,27 +177,37 @@ def _matches(root: str, paths: list[str], microscope: Microscope) -> list[_Match
         if match := microscope.path.fullmatch(above + path):
             end = max(
                 match.end(name)
-                for name in ("plate", "measurement")
+                for name in ("plate", "plate_number", "measurement")
                 if name in match.re.groupindex
             )
             folder = match.string[:end]
             matches.append(_Match(match.string, folder, match.groupdict()))
-    folders = {match.plate_folder for match in matches}
-    # Copies in a folder below a plate's are no plate of their own.
-    inner = {folder for folder in folders if _has_ancestor(folder, folders)}
-    return [match for match in matches if match.plate_folder not in inner]
+    return matches
 
 
-def _has_ancestor(folder: str, folders: set[str]) -> bool:
-    while "/" in folder:
-        folder = folder.rpartition("/")[0]
-        if folder in folders:
-            return True
-    return False
+def _check_apart(matches: list[_Match]) -> None:
+    """Refuse a plate's folder below another's: copies, or plates below a stray file."""
+    first: dict[str, str] = {}
+    for match in matches:
+        first.setdefault(match.plate_folder, match.path)
+    for folder, path in first.items():
+        above = folder
+        while "/" in above:
+            above = above.rpartition("/")[0]
+            if above in first:
+                raise ValueError(
+                    f"{above!r} and {folder!r}, which lies in it, both have files "
+                    f"named as a plate's, such as {first[above]!r} and {path!r}: move "
+                    "those that are no plate of their own, such as copies, out of the "
+                    "folder, or say by a `pattern` of your own which files to take."
+                )
 
 
-def _fields(matches: list[_Match]) -> Found:
-    rows = _without_projections([_row(match) for match in matches])
+def _fields(microscope: Microscope, matches: list[_Match]) -> Found:
+    _check_apart(matches)
+    rows = [_row(match) for match in matches]
+    if "imagexpress" in microscope.names:
+        rows = _without_projections(rows)
     _tell_plates_apart(rows)
     fields = [f for f in _ORDER if any(row.get(f) is not None for row in rows)]
     files: dict[tuple[str, ...], str] = {}
@@ -218,7 +232,12 @@ def _row(match: _Match) -> _Row:
     row = dict(match.values)
     if "row" in row:
         row["well"] = f"r{row.pop('row')}c{row.pop('column')}"
-    row["well"] = well_name(row["well"])
+    try:
+        row["well"] = well_name(row["well"])
+    except ValueError as error:
+        raise ValueError(f"{match.path!r}: {error}") from None
+    if "plate_number" in row:  # unique in its experiment alone
+        row["plate"] = f"{row['experiment']}_{row['plate_number']}"
     for name in _NUMBERS:
         number = row.get(name)
         row[name] = None if number is None else str(int(number))
@@ -243,7 +262,7 @@ def _tell_plates_apart(rows: list[_Row]) -> None:
     """Name plates by their path where folders of different places have one name."""
     folders: dict[tuple[str | None, ...], set[str]] = {}
     for row in rows:
-        key = tuple(row.get(name) for name in ("experiment", "plate", "measurement"))
+        key = row["plate"], row.get("measurement")
         folders.setdefault(key, set()).add(str(row["folder"]))
     if all(len(places) == 1 for places in folders.values()):
         return

@@ -31,6 +31,8 @@ class ScreenView(ImageView):
         root: str | os.PathLike[str] | None = None,
         channels: Sequence[str] | Mapping[str, str] | None = None,
         illumination: bool = True,
+        z: int | str | None = None,
+        t: int | str | None = None,
         byte_limit: int = BYTE_LIMIT,
         on_error: str = "raise",
     ) -> Self:
@@ -58,12 +60,16 @@ class ScreenView(ImageView):
             Whether to divide the pixels of a channel by its illumination function, if
             there is one. The images are then floating point, and neither rounded nor
             clipped: 32 bits, or 64 where the files have 32 or 64.
+        z, t : int, "max" or "mean", default=None
+            Of TIFF stacks with several planes or time points, what to take, as in
+            :meth:`ImageCollection.from_table`.
         byte_limit : int, default=4 GiB
             The size above which the collection refuses to become one array, and a
             file to be read.
         on_error : {"raise", "skip"}, default="raise"
             What becomes of an image that cannot be used, as in
-            :meth:`ImageCollection.from_table`.
+            :meth:`ImageCollection.from_table`. An illumination function that cannot be
+            used is an error even so.
 
         Returns
         -------
@@ -77,8 +83,9 @@ class ScreenView(ImageView):
         FileNotFoundError
             If a file is missing.
         ValueError
-            If the table has no channels, or lacks a path, if two of its folders would
-            be one below ``root``, or the first file cannot be read.
+            If the table has no channels, or lacks a path, if two of its folders, or the
+            files of two channels, would be one below ``root``, if an illumination
+            function is not of the images' size, or the first file cannot be read.
 
         Examples
         --------
@@ -106,7 +113,15 @@ class ScreenView(ImageView):
         >>> float(pixel)
         20.0
         """
-        files = list_load_data(table, root, channels, illumination=illumination)
+        files = list_load_data(
+            table,
+            root,
+            channels,
+            illumination=illumination,
+            z=z,
+            t=t,
+            lenient=on_error == "skip",
+        )
         return cls._from_files(files, byte_limit, on_error)
 
     def with_plate_map(self, plate_map: str | os.PathLike[str] | pd.DataFrame) -> Self:

@@ -171,8 +171,83 @@ def test_broken_images_are_skipped_with_their_functions(gallery, tmp_path):
     np.testing.assert_allclose(X, expected(tmp_path, rest), rtol=1e-6)
 
 
+def test_a_file_is_not_taken_for_two_channels(gallery, tmp_path):
+    """Where files of one name lie in a folder for each channel, and one is root."""
+    table = gallery.iloc[:1].assign(PathName_OrigDNA="/a/DNA", PathName_OrigER="/a/ER")
+    table["FileName_OrigER"] = table["FileName_OrigDNA"]
+    image = tmp_path / "images" / PLATES[0] / table["FileName_OrigDNA"][0]
+    for channel in ("DNA", "ER"):
+        (tmp_path / channel).mkdir()
+        shutil.copy(image, tmp_path / channel)
+    options = {"illumination": False}
+    assert len(ImageCollection.from_load_data(table, root=tmp_path, **options)) == 1
+    message = r"Row 0 .*DNA/r01.*tiff' would be both 'DNA' and 'ER'.*`root`"
+    with pytest.raises(ValueError, match=message):
+        ImageCollection.from_load_data(table, root=tmp_path / "DNA", **options)
+
+
+def test_channels_may_share_a_function(gallery, tmp_path):
+    same = {f"{n}_IllumER": gallery[f"{n}_IllumDNA"] for n in ("FileName", "PathName")}
+    X = ImageCollection.from_load_data(gallery.assign(**same), root=tmp_path)
+    raw = expected(tmp_path, gallery, corrected=False)
+    name = f"{PLATES[0]}_IllumDNA.npy"
+    field = np.load(tmp_path / "illum" / PLATES[0] / name)
+    np.testing.assert_allclose(X[0], raw[0] / field, rtol=1e-6)
+
+
+def test_planes_of_stacks(gallery, tmp_path):
+    table = gallery.iloc[:1]
+    stack = np.arange(96, dtype=np.uint16).reshape(2, 6, 8)
+    for name in ("FileName_OrigDNA", "FileName_OrigER"):
+        first, second = (Image.fromarray(plane) for plane in stack)
+        path = tmp_path / "images" / PLATES[0] / table[name][0]
+        first.save(path, save_all=True, append_images=[second])
+    given = {"root": tmp_path, "illumination": False}
+    for options, plane in (({"z": 1}, stack[1]), ({"t": "mean"}, stack.mean(0))):
+        X = ImageCollection.from_load_data(table, **given, **options)
+        np.testing.assert_array_equal(X[0], [plane, plane])
+    with pytest.raises(ValueError, match=r"z is the number"):
+        ImageCollection.from_load_data(table, **given, z=-1)
+
+
+def test_an_rgb_file_is_no_channel(gallery, tmp_path):
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "rgb.tiff")
+    table = gallery.assign(FileName_OrigDNA="rgb.tiff", PathName_OrigDNA=".")
+    with pytest.raises(ValueError, match=r"rgb\.tiff' holds 3 channels.*'DNA'.*RGB"):
+        ImageCollection.from_load_data(table, root=tmp_path, channels=["DNA"])
+
+
+def test_a_plate_whose_folder_is_missing_is_skipped(gallery, tmp_path):
+    shutil.rmtree(tmp_path / "images" / PLATES[1])
+    with pytest.raises(FileNotFoundError, match=r"BR2__2021.*by `root`"):
+        ImageCollection.from_load_data(gallery, root=tmp_path)
+    shutil.rmtree(tmp_path / "illum" / PLATES[1])
+    X = ImageCollection.from_load_data(gallery, root=tmp_path, on_error="skip")
+    assert X.skipped["plate"].tolist() == ["BR2", "BR2"]
+    assert all("BR2__2021/r01c0" in path for path in X.skipped["path"])
+    np.testing.assert_allclose(X, expected(tmp_path, gallery[:2]), rtol=1e-6)
+    # Nothing at all is found where root is a wrong one.
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="by `root`"):
+        ImageCollection.from_load_data(
+            gallery, root=tmp_path / "empty", on_error="skip"
+        )
+
+
+def test_functions_are_kept_while_a_batch_is_read(gallery, tmp_path, monkeypatch):
+    X = ImageCollection.from_load_data(gallery, root=tmp_path)
+    read, load = [], np.load
+    monkeypatch.setattr(np, "load", lambda p, **o: read.append(p) or load(p, **o))
+    batch = X.load_batch(slice(None))
+    assert len(read) == len(set(read)) == 4
+    monkeypatch.undo()
+    np.testing.assert_allclose(batch, expected(tmp_path, gallery), rtol=1e-6)
+
+
+AT_ONCE = ["missing", "alone missing", "empty", "of another size", "objects"]
 FUNCTIONS = {
     "missing": (None, "There is no 'BR1__2020_IllumDNA.npy'.*by `root`"),
+    "alone missing": (None, "no illumination function.*IllumDNA.npy'.*=False"),
     "empty": (b"", "Cannot read the illumination function.*IllumDNA.npy"),
     "of another size": (np.ones((3, 8)), r"\(3, 8\).*numbers of \(6, 8\)"),
     "zero somewhere": (np.eye(6, 8), "not above zero"),
@@ -187,12 +262,26 @@ def test_bad_functions(gallery, tmp_path, kind):
     path = tmp_path / "illum" / PLATES[0] / f"{PLATES[0]}_IllumDNA.npy"
     if content is None:
         path.unlink()
+        if kind == "alone missing":  # of the files that its folder has
+            names = [path.name, *["x.npy"] * 3]
+            gallery = gallery.assign(
+                FileName_IllumDNA=names,
+                PathName_IllumDNA=gallery["PathName_IllumDNA"][0],
+            )
+            np.save(path.with_name("x.npy"), np.ones((6, 8)))
     elif isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.save(path, content, allow_pickle=True)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        np.asarray(ImageCollection.from_load_data(gallery, root=tmp_path))
+    if kind in AT_ONCE:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            ImageCollection.from_load_data(gallery, root=tmp_path)
+        with pytest.raises((ValueError, FileNotFoundError), match=r"function.*=False"):
+            ImageCollection.from_load_data(gallery, root=tmp_path, on_error="skip")
+    else:
+        X = ImageCollection.from_load_data(gallery, root=tmp_path)
+        with pytest.raises(ValueError, match=message + ".*=False"):
+            np.asarray(X)
 
 
 def test_a_function_that_changes(gallery, tmp_path):

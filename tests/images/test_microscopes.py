@@ -43,14 +43,16 @@ LAYOUTS = {
     "rxrx": (
         [
             f"HRCE-1/Plate{p}/{w}_s{s}_w{c}.png"
-            for p, w, s in (("2", "AA02", 1), ("2", "AA02", 2), ("10", "B03", 1))
+            # Site 10 is no well S10 of ImageXpress.
+            for p, w, s in (("2", "AA02", 1), ("2", "AA02", 10), ("10", "B03", 1))
             for c in (1, 2)
         ],
         {
             "experiment": ["HRCE-1"] * 3,
-            "plate": ["2", "2", "10"],
+            "plate": ["HRCE-1_2", "HRCE-1_2", "HRCE-1_10"],
+            "plate_number": ["2", "2", "10"],
             "well": ["AA02", "AA02", "B03"],
-            "site": ["1", "2", "1"],
+            "site": ["1", "10", "1"],
         },
         ("1", "2"),
     ),
@@ -157,13 +159,25 @@ def test_the_same_from_any_folder_above_the_files(make):
     assert set(whole.metadata["plate"]) == {"BR1"}
 
 
-def test_what_lies_below_a_plate_is_no_plate(make):
-    names = harmony("P1/Images")
-    below = harmony("P1/Images/corrected") + harmony("P1/old/Images")
+def test_other_files_are_passed_over(make):
     others = ["P1/Images/Index.idx.xml", "P1/Assaylayout/layout.xml", "notes.png"]
-    X = ImageCollection.from_folder(make(*names, *below, *others))
+    X = ImageCollection.from_folder(make(*harmony("P1/Images"), *others))
     assert X.metadata["plate"].tolist() == ["P1", "P1"]
     assert values(X) == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (harmony("P1/Images") + harmony("P1/Images/corrected"), "P1' and .*corrected'"),
+        (harmony("P1/Images") + harmony("P1/old/Images"), "P1' and .*P1/old'"),
+        (harmony("s") + harmony("s/P1/Images") + harmony("s/P2"), "s' and .*s/P1'"),
+        (["x_A01_s1_w1.tif", "P1/x_A01_s1_w1.tif"], "' and .*P1'"),
+    ],
+)
+def test_plates_within_a_plate_are_not_left_out_silently(make, names, folders):
+    with pytest.raises(ValueError, match=folders + r", which lies in it.* `pattern`"):
+        ImageCollection.from_folder(make(*names))
 
 
 def test_plates_at_several_depths_are_all_found(make):
@@ -199,6 +213,26 @@ def test_folders_of_one_name_are_several_plates(make):
     names = [f"{day}/Assay/Assay_A01_T0001F001L01A01Z01C01.tif" for day in "ab"]
     X = ImageCollection.from_folder(make(*names))
     assert X.metadata["plate"].tolist() == ["a/Assay", "b/Assay"]
+
+
+def test_plates_of_one_name_in_several_experiments(make):
+    names = [f"{e}/Plate1/A01_s1_w1.png" for e in ("HRCE-1", "VERO-1")]
+    X = ImageCollection.from_folder(make(*names))
+    assert X.metadata["plate"].tolist() == ["HRCE-1_1", "VERO-1_1"]
+    ranges = X.with_intensity_range("plate", low=0, high=100).intensity_range
+    assert ranges[:, 0, 1].tolist() == [0, 1]
+
+
+def test_folders_of_one_name_and_files_of_others_are_several_plates(make):
+    names = [f"{day}/Plate1/exp{day}_A01_s1_w1.tif" for day in "ab"]
+    X = ImageCollection.from_folder(make(*names))
+    assert X.metadata["plate"].tolist() == ["a/Plate1", "b/Plate1"]
+
+
+def test_planes_that_count_from_zero(make):
+    root = make(*stack(planes=(0, 1), times=[1]))
+    assert values(ImageCollection.from_folder(root, z=0)) == [[0, 2]]
+    assert values(ImageCollection.from_folder(root, z="max")) == [[1, 3]]
 
 
 def test_two_files_of_one_image(make):
@@ -246,7 +280,7 @@ def test_unknown_names_and_folders(make):
         ImageCollection.from_folder(root, "phoenix")
     with pytest.raises(NotADirectoryError, match="nowhere"):
         ImageCollection.from_folder(root / "nowhere")
-    with pytest.raises(ValueError, match="r33c01' is no well"):
+    with pytest.raises(ValueError, match=r"P1/r33c01f01.*tiff': 'r33c01' is no well"):
         ImageCollection.from_folder(make(*harmony("P1", ["r33c01"])))
 
 
