@@ -229,7 +229,7 @@ class _Page:
             words += f" Controls do not separate in {poor.sum()} of {len(poor)} plates:"
             words += " do not trust scores there."
         if n := 0 if self.images is None else len(self.images.skipped):
-            words += f' Images <a href="#skipped">left out</a>: {n}.'
+            words += f" Images left out, listed below: {n}."
         return words
 
     def quality(self) -> str:
@@ -270,7 +270,7 @@ class _Page:
             for row in table.itertuples(index=False)
         )
         return (
-            '<h2 id="skipped">Images left out</h2><p>Could not be used, and are in no '
+            "<h2>Images left out</h2><p>Could not be used, and are in no "
             f'mean: {len(table)}.</p><div class="wide"><table><thead><tr>{head}</tr>'
             f"</thead><tbody>{rows}</tbody></table></div>"
         )
