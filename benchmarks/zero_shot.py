@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -55,7 +54,7 @@ from _tasks import (
     mechanisms,
     read_folder,
 )
-from embedding import save
+from embedding import processor, save
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
@@ -124,7 +123,7 @@ def measure(
                     "d": embedding.features.shape[1],
                     "folds": [{k: round(v, 4) for k, v in f.items()} for f in folds],
                     "threads": torch.get_num_threads(),
-                    "machine": platform.processor() or platform.machine(),
+                    "machine": processor(),
                 }
             )
             means = pd.DataFrame(folds).mean().round(3).to_dict()
