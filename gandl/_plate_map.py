@@ -295,7 +295,8 @@ def well_kinds(
         raise ValueError(
             f"{_named(wells, ['plate', 'well'], odd)}, treated with "
             f"{given.iloc[odd[0]]!r}, has the concentration "
-            f"{wells[concentration].iloc[odd[0]]!r}: a number from 0 is needed."
+            f"{wells[concentration].iloc[odd[0]]!r}: a number from 0 is needed, with "
+            "a decimal point."
         )
     return pd.DataFrame(
         {

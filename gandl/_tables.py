@@ -49,8 +49,21 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def separator(path: str | os.PathLike[str]) -> str:
-    name = os.fspath(path).lower().removesuffix(".gz")
-    return "\t" if name.endswith((".tsv", ".txt")) else ","
+    """What stands between the fields of a text table.
+
+    A csv file's is a semicolon or a tab where its first line that is not empty has no
+    comma: spreadsheets of languages with a decimal comma write it so.
+    """
+    name = os.fspath(path).lower()
+    if name.removesuffix(".gz").endswith((".tsv", ".txt")):
+        return "\t"
+    opened = gzip.open if name.endswith(".gz") else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), "")
+    except (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error):
+        return ","  # whoever reads on tells what is wrong
+    return next((mark for mark in ",;\t" if mark in first), ",")
 
 
 def _read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -266,7 +266,7 @@ def _images(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
     if len(skipped := images.skipped):
         first = skipped.iloc[0]
         _tell(
-            f"{len(skipped)} images are left out; the first: {first['path']!r}: "
+            f"Images left out: {len(skipped)}; the first: {first['path']!r}: "
             f"{first['reason']}"
         )
     known = _with_plate_map(with_usual_names(images.metadata), options)

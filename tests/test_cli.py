@@ -153,7 +153,7 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(folder, tmp_path, ca
     assert run(*command) == 1
     assert str(path) in capsys.readouterr().err
     assert run(*command, "--on-error", "skip", "--overwrite") == 0
-    assert "1 images are left out; the first" in capsys.readouterr().err
+    assert "Images left out: 1; the first" in capsys.readouterr().err
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     (skipped,) = record["data"]["skipped"]
     assert skipped["path"] == str(path)

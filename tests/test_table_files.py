@@ -15,6 +15,8 @@ from gandl.images import read_plate_map
         ("map.csv", "Plate,Well,compound\n007,A1,NA\n"),
         ("map.csv", "\ufeffPlate,Well,compound\r\n007,A1,NA\r\n"),
         ("map.tsv", "Metadata_Plate\tMetadata_Well\tcompound\n007\tA1\tNA\n"),
+        ("map.csv", "Plate;Well;compound\n007;A1;NA\n"),
+        ("map.csv", "\nPlate\tWell\tcompound\n007\tA1\tNA\n"),
         ("ä map.txt", "plate\twell\tcompound\n007\tA1\tNA\n"),
     ],
 )
@@ -24,6 +26,16 @@ def test_tables_are_text(tmp_path, name, content):
     assert table.to_dict("records") == [
         {"plate": "007", "well": "A1", "compound": "NA"}
     ]
+
+
+def test_semicolons_of_a_zipped_csv_and_of_a_grid(tmp_path):
+    path = tmp_path / "map.csv.gz"
+    path.write_bytes(gzip.compress(b"well;dose\nA1;0,5\n"))
+    assert read_plate_map(path).to_dict("list") == {"well": ["A1"], "dose": ["0,5"]}
+    lines = [";".join(["dose", *(str(k + 1) for k in range(12))])]
+    lines += [";".join([letter, *["0,5"] * 12]) for letter in "ABCDEFGH"]
+    (tmp_path / "grid.csv").write_text("\n".join(lines))
+    assert read_plate_map(tmp_path / "grid.csv")["dose"].tolist() == ["0,5"] * 96
 
 
 def damaged(content):

@@ -29,6 +29,14 @@ def number(value: float) -> str:
     )
 
 
+def works_at(row: Any) -> str:
+    """The concentrations at which a hit is one; there may be others between."""
+    if row["call"] != "hit":
+        return "–"
+    pairs = zip(row["concentrations"], row["calls"], strict=True)
+    return ", ".join(number(dose) for dose, call in pairs if call == "hit")
+
+
 def wide(part: str) -> str:
     """What is scrolled sideways where the screen is narrow."""
     return f'<div class="wide">{part}</div>'

@@ -30,7 +30,7 @@ from gandl.plotting._dose_response import within
 from gandl.plotting._montage import N_COLOURS
 from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
-from gandl.report._html import given, number, picture, wide
+from gandl.report._html import given, number, picture, wide, works_at
 from gandl.scoring import DoseResponseScorer
 from gandl.scoring._dose_response_scorer import fit_curve, of_curve
 
@@ -92,7 +92,8 @@ def write_report(
     unit : str, default="µM"
         Of the concentrations.
     pixel_size : float, default=None
-        Micrometres a pixel, for scale bars.
+        Micrometres a pixel, for scale bars. None: "pixel_size" of the images' metadata,
+        which OME files have, where it is the same for all.
     run : mapping, default=None
         What was run: versions, parameters, seed. Written as JSON.
     n_hits : int, default=50
@@ -189,7 +190,7 @@ class _Page:
         if images is not None and len(images.channels) > N_COLOURS:
             images = images.with_channels(images.channels[:N_COLOURS])
         self.scorer, self.wells, self.images = scorer, wells, images
-        self.unit, self.pixel_size = unit, pixel_size
+        self.unit, self.pixel_size = unit, pixel_size or _pixel_size(images)
         self.alpha = fit_curve(scorer.curve, np.zeros(1), np.zeros(1)).alpha
         axis = scorer.perturbation_
         batch = wells.get("batch")
@@ -288,7 +289,7 @@ class _Page:
         table = self.table.assign(
             on_last=[on[-1] for on in self.table["on"]],
             off_last=[off[-1] for off in self.table["off"]],
-            works_at=[_works_at(row) for _, row in self.table.iterrows()],
+            works_at=[works_at(row) for _, row in self.table.iterrows()],
         )
         # Of a curve that is none, or rises, a midpoint is not where a compound works.
         ends = ["ec50", "ec50_low", "ec50_high"]
@@ -482,12 +483,12 @@ class _Page:
         return self._ranges
 
 
-def _works_at(row: Any) -> str:
-    """The concentrations at which a hit is one; there may be others between."""
-    if row["call"] != "hit":
-        return "–"
-    pairs = zip(row["concentrations"], row["calls"], strict=True)
-    return ", ".join(number(dose) for dose, call in pairs if call == "hit")
+def _pixel_size(images: ImageCollection | None) -> float | None:
+    """That of all images, by their metadata, if it is one."""
+    if images is None or "pixel_size" not in images.metadata:
+        return None
+    sizes = pd.to_numeric(images.metadata["pixel_size"], errors="coerce").unique()
+    return float(sizes[0]) if len(sizes) == 1 and sizes[0] > 0 else None
 
 
 def _most_typical(rows: np.ndarray, scores: np.ndarray) -> int:

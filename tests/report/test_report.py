@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from gandl import ImageCollection
+from gandl.plotting import MontageDisplay
 from gandl.report import write_report
 from gandl.report._by_dose import draw_by_dose
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
@@ -66,6 +67,29 @@ def written(tmp_path):
         run={"seed": 3, "note": "</pre><script>alert(1)</script>"},
     )
     return path, table
+
+
+@pytest.mark.parametrize(
+    ("sizes", "bar"), [([0.5], 0.5), (["0.5"], 0.5), ([0.5, 0.6], None), ([None], None)]
+)
+def test_pixel_size_of_the_images_gives_the_scale_bar(
+    sizes, bar, tmp_path, monkeypatch
+):
+    seen = []
+    original = MontageDisplay.from_images
+    monkeypatch.setattr(
+        MontageDisplay,
+        "from_images",
+        lambda *a, **k: seen.append(k["pixel_size"]) or original(*a, **k),
+    )
+    X, wells = screen()
+    images = ImageCollection.from_array(
+        np.random.default_rng(0).integers(0, 999, size=(len(X), 1, 32, 32)),
+        metadata=pd.DataFrame({"pixel_size": np.resize(sizes, len(X))}),
+    )
+    write_report(tmp_path / "page.html", fitted(X, wells), X, wells, images=images)
+    assert seen
+    assert set(seen) == {bar}
 
 
 def test_table_is_that_of_the_scorer(written):
