@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.polynomial.legendre import legvander
+from scipy.io import loadmat, whosmat
 
 from gandl.images._intensity import check_finite
 from gandl.images._readers import read_image
@@ -100,7 +101,7 @@ class FieldFiles:
 
 
 def read_field(path: str, shape: tuple[int, int]) -> np.ndarray:
-    """Read an illumination function, as CellProfiler writes it: .npy, or an image."""
+    """Read an illumination function as CellProfiler writes it: .npy, .mat or image."""
     field = _open_field(path, shape)
     if not (field.min() > 0 and field.max() < np.inf):  # NaN is neither
         raise ValueError(
@@ -111,16 +112,21 @@ def read_field(path: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _open_field(path: str, shape: tuple[int, int]) -> np.ndarray:
-    if path.lower().endswith(".npy"):
-        try:
+    suffix = os.path.splitext(path)[1].lower()
+    try:
+        if suffix == ".npy":
             # Mapped: its shape is known without reading it.
             field = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"Cannot read the illumination function {path!r}: {error}. {_REMEDY}"
-            ) from error
-    else:
-        field = read_image(path)[0]
+        elif suffix == ".mat":
+            field = _mat_image(path, shape)
+        else:
+            field = read_image(path)[0]
+    except (OSError, ValueError, EOFError) as error:
+        if suffix not in (".npy", ".mat"):
+            raise  # names the file
+        raise ValueError(
+            f"Cannot read the illumination function {path!r}: {error}. {_REMEDY}"
+        ) from error
     if field.shape != shape or field.dtype.kind not in "uif":
         raise ValueError(
             f"The illumination function {path!r} has the shape {field.shape} and type "
@@ -128,6 +134,19 @@ def _open_field(path: str, shape: tuple[int, int]) -> np.ndarray:
             f"{_REMEDY}"
         )
     return field
+
+
+def _mat_image(path: str, shape: tuple[int, int]) -> np.ndarray:
+    """The variable that CellProfiler writes images as into a file of MATLAB."""
+    try:
+        # Its shape before its pixels: little of a file may promise much.
+        held = {name: of for name, of, _ in whosmat(path)}.get("Image")
+        if held == shape:
+            return np.asarray(loadmat(path, variable_names="Image")["Image"])
+    # The library answers a damaged file with errors of any type.
+    except Exception as error:
+        raise ValueError(f"it is no file of MATLAB, or damaged ({error})") from None
+    raise ValueError(f'its variable "Image" has the shape {held}, not {shape}')
 
 
 @dataclass(frozen=True)

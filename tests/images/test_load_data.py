@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from gandl.images import ImageCollection
 
@@ -322,3 +323,24 @@ def test_table_errors(gallery, tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"bad\.parquet' is no table"):
         load(tmp_path / "bad.parquet")
+
+
+def test_a_function_of_matlab(gallery, tmp_path):
+    """As CellProfiler's SaveImages writes it."""
+    field = np.random.default_rng(0).uniform(1, 2, (6, 8))
+    path = tmp_path / "field.mat"
+    savemat(path, {"Image": field}, format="5")
+    table = gallery.assign(FileName_IllumDNA="field.mat", PathName_IllumDNA=".")
+    X = ImageCollection.from_load_data(table, root=tmp_path)
+    raw = expected(tmp_path, gallery, corrected=False)
+    np.testing.assert_allclose(X[0][0], raw[0, 0] / field, rtol=1e-6)
+    whole = path.read_bytes()
+    savemat(path, {"other": field})
+    for content, why in (
+        (path.read_bytes(), r'its variable "Image" has the shape None'),
+        (whole[:200], "it is no file of MATLAB, or damaged"),
+        (b"", "it is no file of MATLAB, or damaged"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"field\.mat': {why}.*=False"):
+            ImageCollection.from_load_data(table, root=tmp_path)
