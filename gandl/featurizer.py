@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
-from contextlib import AbstractContextManager, closing, nullcontext
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -20,43 +17,13 @@ from sklearn.base import (
 from sklearn.utils import check_consistent_length, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
-from gandl._batches import training_batches
-from gandl._diagnostics import frechet_distance, mean_average_precision
-from gandl._embedding import BATCH, draw, embed, take, tiles_at_once
-from gandl._fitting import Guard, Position, train
-from gandl._inputs import as_collection, learn_intensity, row_intensity
-from gandl._interrupts import deferred_interrupts
-from gandl._monitor import N_WATCHED, Monitor
-from gandl._presets import (
-    CONSTRAINTS,
-    PRESETS,
-    UNTRAINED,
-    check_features,
-    make_config,
-)
-from gandl._progress import (
-    N_TICKS,
-    CallbackSupportMixin,
-    LossRecorder,
-    TrainingProgress,
-    progress_line,
-    training_progress,
-    with_callbacks,
-)
+from gandl._diagnostics import mean_average_precision
+from gandl._learning import train_anew, train_further
+from gandl._presets import CONSTRAINTS, PRESETS
+from gandl._progress import N_TICKS, CallbackSupportMixin, with_callbacks
 from gandl._storage import read_model, write_model
-from gandl._tensors import activation_dtype, to_arrays, to_tensors
-from gandl._whitening import Affine, learn_whitening, n_crops_of
-from gandl.gan import Discriminator, Generator, Trainer
+from gandl._trained import distance_to_generated, embedded, generated
 from gandl.gan._discriminator import embedding_length
-from gandl.images import ImageCollection
-
-if TYPE_CHECKING:
-    from gandl._checkpoints import Checkpoints
-
-Network = TypeVar("Network", Discriminator, Generator)
-
-_N_SCORED = 4096  # images, at most, behind a Fréchet distance
-_NO_LIMIT = 1e9  # kimg, where minutes alone are the budget
 
 
 class GANDLFeaturizer(
@@ -338,27 +305,7 @@ class GANDLFeaturizer(
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)
         self.__dict__.pop("training_state_", None)
-        images, trainer, seed = self._start(X)
-        n_images = 1000 * (
-            _NO_LIMIT
-            if self.max_kimg is None and self.max_minutes
-            else self._resolve("max_kimg")
-        )
-        with (
-            self._checkpoints(images) as checkpoints,
-            training_progress(self, context, verbose=self.verbose) as progress,
-        ):
-            schedule = self._resolve("schedule")
-            self._train(
-                trainer,
-                images,
-                seed,
-                n_images,
-                progress,
-                schedule,
-                watched=True,
-                checkpoints=checkpoints,
-            )
+        train_anew(self, X, context)
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
@@ -390,21 +337,7 @@ class GANDLFeaturizer(
             If X is not as in `fit`, its channels differ from those seen, or its images
             are smaller.
         """
-        if hasattr(self, "weights_"):
-            images = as_collection(self, X, reset=False)
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            trainer = self._trainer(seed)
-            if hasattr(self, "training_state_"):
-                trainer.load_state(to_tensors(self.training_state_))
-            else:
-                trainer.load_weights(to_tensors(self.weights_))
-                trainer.n_steps, trainer.n_images = self.n_iter_, self.n_images_seen_
-                trainer.augment_p = self.augment_p_
-        else:
-            images, trainer, seed = self._start(X)
-        schedule = self._resolve("schedule").replace("cosine", "warm-up")
-        with training_progress(self, None, verbose=self.verbose) as progress:
-            self._train(trainer, images, seed, len(images), progress, schedule)
+        train_further(self, X)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -427,20 +360,7 @@ class GANDLFeaturizer(
             its images are smaller.
         """
         check_is_fitted(self, "weights_")
-        check_features(self._resolve("features"), self.config_)
-        images = as_collection(self, X, reset=False)
-        with closing(progress_line(self.verbose)) as line:
-            return embed(
-                self._discriminator(),
-                images,
-                row_intensity(self, images),
-                features=self._resolve("features"),
-                size=self.config_.size,
-                device=self._device(),
-                n_views=self._resolve("n_views"),
-                whitening=self._whitening(),
-                progress=line,
-            )
+        return embedded(self, X)
 
     def generate(
         self,
@@ -474,14 +394,8 @@ class GANDLFeaturizer(
         check_is_fitted(self, "weights_")
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         check_scalar(truncation, "truncation", Real)
-        network = self._generator()
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        batches = draw(network, n_samples, seed, truncation=truncation)
-        scaled = (np.concatenate([batch.cpu() for batch in batches]) + 1) / 2
-        if self.intensity_range_ is None:
-            return scaled
-        low, high = np.moveaxis(self.intensity_range_, -1, 0)[:, :, None, None]
-        return (scaled * (high - low) + low).astype(np.float32)
+        return generated(self, n_samples, seed, truncation=truncation)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write what was fitted to a file, without any code in it.
@@ -566,27 +480,7 @@ class GANDLFeaturizer(
         if groups is not None:
             check_consistent_length(X, groups)
             return mean_average_precision(self.transform(X), groups)
-        features = self._resolve("features")
-        check_features(features, self.config_)
-        generator, discriminator = self._generator(), self._discriminator()
-        images = as_collection(self, X, reset=False)
-        n = min(len(images), _N_SCORED)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        batches = training_batches(
-            images,
-            row_intensity(self, images),
-            size=self.config_.size,
-            batch_size=min(BATCH, n),
-            seed=[seed],
-        )
-        device = self._device()
-
-        def look(crops: torch.Tensor) -> torch.Tensor:
-            return discriminator.embed(crops.to(device), features)
-
-        with closing(batches):
-            real = take(look, map(torch.from_numpy, batches), n)
-        return -frechet_distance(real, take(look, draw(generator, n, seed), n))
+        return -distance_to_generated(self, X)
 
     @property
     def _n_features_out(self) -> int:
@@ -595,195 +489,6 @@ class GANDLFeaturizer(
     def _resolve(self, name: str) -> Any:
         value = getattr(self, name, None)
         return PRESETS[self.preset].get(name) if value is None else value
-
-    def _start(self, X: Any) -> tuple[ImageCollection, Trainer, int]:
-        """Read the shape of X, and all that learning starts from."""
-        self._device()  # refused at once, if it is not there
-        for name in ("weights_", "whitening_"):  # fitted again when training has ended
-            self.__dict__.pop(name, None)
-        images = as_collection(self, X, reset=True)
-        self.config_ = make_config(self._resolve, images)
-        check_features(self._resolve("features"), self.config_)
-        self.intensity_range_ = learn_intensity(self, images)
-        self.loss_curve_: dict[str, np.ndarray] = {}
-        self.n_iter_ = self.n_images_seen_ = 0
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        return images, self._trainer(seed), seed
-
-    def _device(self) -> str:
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(
-                f"device={self.device!r}, but PyTorch sees no CUDA device: install a "
-                'build of PyTorch for CUDA, or use device="auto".'
-            )
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    def _trainer(self, seed: int) -> Trainer:
-        device = self._device()
-        dtype = activation_dtype(self.precision, device)
-        return Trainer(self.config_, seed, device=device, dtype=dtype)
-
-    def _discriminator(self) -> Discriminator:
-        return self._loaded(self.config_.discriminator(torch.Generator()))
-
-    def _generator(self) -> Generator:
-        if not self.config_.adversarial_batch:
-            raise ValueError(
-                "adversarial_batch=0 has trained no generator: fit with a larger one."
-            )
-        return self._loaded(self.config_.generator(torch.Generator()))
-
-    def _loaded(self, network: Network) -> Network:
-        """Load weights into a network for inference, on the device to use."""
-        device, name = self._device(), type(network).__name__.lower()
-        start = name + "."
-        network.load_state_dict(
-            {
-                key.removeprefix(start): torch.from_numpy(np.array(value))
-                for key, value in self.weights_.items()
-                if key.startswith(start)
-            }
-        )
-        network.requires_grad_(False).to(device)
-        network.dtype = activation_dtype(self.precision, device)
-        return network
-
-    def _train(
-        self,
-        trainer: Trainer,
-        images: ImageCollection,
-        seed: int,
-        n_images: float,
-        progress: TrainingProgress,
-        schedule: str,
-        *,
-        watched: bool = False,
-        checkpoints: Checkpoints | None = None,
-    ) -> None:
-        """Take the steps, and keep what was learned as fitted attributes."""
-        start, position = trainer.n_steps, Position(seed)
-        recorder, guard = LossRecorder(self.loss_curve_), Guard(trainer)
-        if checkpoints and (state := checkpoints.newest()):
-            trainer.load_state(state["trainer"])
-            recorder.load_state(state["recorder"])
-            guard.load_state(state["guard"])
-            position = Position(**state["position"])
-            progress.n_before = trainer.n_images
-            progress.fraction_before = position.fraction
-        monitor, rows = None, np.arange(len(images))
-        if watched and self.config_.adversarial_batch and len(rows) >= 8 * N_WATCHED:
-            order = np.random.default_rng([position.seed, 2]).permutation(rows)
-            unseen, rows = order[:N_WATCHED], np.sort(order[N_WATCHED:])
-            crops = (
-                self._crops(images, k, position.seed)
-                for k in (order[N_WATCHED : 2 * N_WATCHED], unseen)
-            )
-            monitor = Monitor(trainer, *crops)
-        batch_size = min(self._resolve("batch_size"), len(rows))
-        batches = training_batches(
-            images,
-            row_intensity(self, images),
-            size=self.config_.size,
-            batch_size=batch_size,
-            seed=[position.seed, start],
-            first=position.steps,
-            rows=rows,
-        )
-        with deferred_interrupts() as interrupt, closing(batches):
-            train(
-                trainer,
-                batches,
-                n_steps=math.ceil(n_images / batch_size),
-                max_minutes=self.max_minutes or math.inf,
-                schedule=schedule,
-                recorder=recorder,
-                progress=progress,
-                interrupt=interrupt,
-                position=position,
-                guard=guard,
-                monitor=monitor,
-                checkpoints=checkpoints,
-            )
-            self.loss_curve_ = recorder.curve()
-            self.n_iter_, self.n_images_seen_ = trainer.n_steps, trainer.n_images
-            self.augment_p_ = trainer.augment_p
-            self.whitening_ = self._learn_whitening(trainer, images, position.seed)
-            self.weights_ = to_arrays(trainer.weights())
-            if not watched:
-                self.training_state_ = to_arrays(trainer.state())
-
-    def _crops(
-        self, images: ImageCollection, rows: np.ndarray, seed: int
-    ) -> torch.Tensor:
-        """One crop of each of some images, where the networks are."""
-        batches = training_batches(
-            images,
-            row_intensity(self, images),
-            size=self.config_.size,
-            batch_size=len(rows),
-            seed=[seed],
-            rows=rows,
-        )
-        with closing(batches):
-            return torch.from_numpy(next(batches)).to(self._device())
-
-    def _checkpoints(
-        self, images: ImageCollection
-    ) -> AbstractContextManager[Checkpoints | None]:
-        if self.checkpoint_dir is None:
-            return nullcontext()
-        from gandl._checkpoints import checkpoints_in, data_identity
-
-        parameters = {
-            name: self._resolve(name) for name in CONSTRAINTS if name not in UNTRAINED
-        }
-        if not isinstance(self.random_state, Integral):
-            parameters["random_state"] = None  # the checkpoint has the seed
-        return checkpoints_in(
-            Path(self.checkpoint_dir),
-            {
-                "parameters": parameters,
-                "data": data_identity(images, row_intensity(self, images)),
-            },
-        )
-
-    def _learn_whitening(
-        self, trainer: Trainer, images: ImageCollection, seed: int
-    ) -> dict[str, Affine]:
-        if not self._resolve("whiten"):
-            return {}
-        n_crops = n_crops_of(len(images))
-        known: dict[str, Affine] = getattr(self, "whitening_", {})
-        if known and n_crops < 2 * sum(self.config_.block_widths.values()):
-            return known  # better than what a few images of `partial_fit` tell
-        batches = training_batches(
-            images,
-            row_intensity(self, images),
-            size=self.config_.size,
-            batch_size=min(tiles_at_once(self.config_.size), n_crops),
-            seed=[seed, trainer.n_steps, n_crops],
-        )
-        with closing(batches):
-            return learn_whitening(
-                trainer.discriminator,
-                (torch.from_numpy(batch).to(trainer.device) for batch in batches),
-                n_crops,
-                torch.Generator(trainer.device).manual_seed(seed),
-            )
-
-    def _whitening(self) -> Affine | None:
-        """What the chosen features are whitened by, if they are."""
-        features = self._resolve("features")
-        if not self._resolve("whiten") or features == "penultimate":
-            return None
-        if not self.whitening_:
-            raise ValueError(
-                "whiten=True, but this featurizer was fitted with whiten=False and has "
-                "not measured what to whiten by: fit it again."
-            )
-        return self.whitening_[str(features)]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

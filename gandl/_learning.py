@@ -1,0 +1,229 @@
+"""How a featurizer learns: from its parameters and images to fitted attributes."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, closing, nullcontext
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+from gandl._batches import training_batches
+from gandl._embedding import tiles_at_once
+from gandl._fitting import Guard, Position, train
+from gandl._inputs import as_collection, learn_intensity, row_intensity
+from gandl._interrupts import deferred_interrupts
+from gandl._monitor import N_WATCHED, Monitor
+from gandl._presets import CONSTRAINTS, UNTRAINED, check_features, make_config
+from gandl._progress import LossRecorder, TrainingProgress, training_progress
+from gandl._tensors import activation_dtype, to_arrays, to_tensors
+from gandl._trained import device_of
+from gandl._whitening import Affine, learn_whitening, n_crops_of
+from gandl.gan import Trainer
+from gandl.images import ImageCollection
+
+if TYPE_CHECKING:
+    from gandl._checkpoints import Checkpoints
+
+_NO_LIMIT = 1e9  # kimg, where minutes alone are the budget
+
+
+def train_anew(featurizer: Any, X: Any, context: Any) -> None:
+    """Train on images from the start, or from a checkpoint."""
+    images, trainer, seed = _start(featurizer, X)
+    n_images = 1000 * (
+        _NO_LIMIT
+        if featurizer.max_kimg is None and featurizer.max_minutes
+        else featurizer._resolve("max_kimg")
+    )
+    with (
+        _checkpoints(featurizer, images) as checkpoints,
+        training_progress(featurizer, context, verbose=featurizer.verbose) as progress,
+    ):
+        schedule = featurizer._resolve("schedule")
+        _train(
+            featurizer,
+            trainer,
+            images,
+            seed,
+            n_images,
+            progress,
+            schedule,
+            watched=True,
+            checkpoints=checkpoints,
+        )
+
+
+def train_further(featurizer: Any, X: Any) -> None:
+    """Train on each image once more."""
+    if hasattr(featurizer, "weights_"):
+        images = as_collection(featurizer, X, reset=False)
+        seed = int(check_random_state(featurizer.random_state).randint(2**31 - 1))
+        trainer = _trainer(featurizer, seed)
+        if hasattr(featurizer, "training_state_"):
+            trainer.load_state(to_tensors(featurizer.training_state_))
+        else:
+            trainer.load_weights(to_tensors(featurizer.weights_))
+            trainer.n_steps = featurizer.n_iter_
+            trainer.n_images = featurizer.n_images_seen_
+            trainer.augment_p = featurizer.augment_p_
+    else:
+        images, trainer, seed = _start(featurizer, X)
+    schedule = featurizer._resolve("schedule").replace("cosine", "warm-up")
+    with training_progress(featurizer, None, verbose=featurizer.verbose) as progress:
+        _train(featurizer, trainer, images, seed, len(images), progress, schedule)
+
+
+def _start(featurizer: Any, X: Any) -> tuple[ImageCollection, Trainer, int]:
+    """Read the shape of X, and all that learning starts from."""
+    device_of(featurizer)  # refused at once, if it is not there
+    for name in ("weights_", "whitening_"):  # fitted again when training has ended
+        featurizer.__dict__.pop(name, None)
+    images = as_collection(featurizer, X, reset=True)
+    featurizer.config_ = make_config(featurizer._resolve, images)
+    check_features(featurizer._resolve("features"), featurizer.config_)
+    featurizer.intensity_range_ = learn_intensity(featurizer, images)
+    featurizer.loss_curve_ = {}
+    featurizer.n_iter_ = featurizer.n_images_seen_ = 0
+    seed = int(check_random_state(featurizer.random_state).randint(2**31 - 1))
+    return images, _trainer(featurizer, seed), seed
+
+
+def _trainer(featurizer: Any, seed: int) -> Trainer:
+    device = device_of(featurizer)
+    dtype = activation_dtype(featurizer.precision, device)
+    return Trainer(featurizer.config_, seed, device=device, dtype=dtype)
+
+
+def _train(
+    featurizer: Any,
+    trainer: Trainer,
+    images: ImageCollection,
+    seed: int,
+    n_images: float,
+    progress: TrainingProgress,
+    schedule: str,
+    *,
+    watched: bool = False,
+    checkpoints: Checkpoints | None = None,
+) -> None:
+    """Take the steps, and keep what was learned as fitted attributes."""
+    start, position = trainer.n_steps, Position(seed)
+    recorder, guard = LossRecorder(featurizer.loss_curve_), Guard(trainer)
+    if checkpoints and (state := checkpoints.newest()):
+        trainer.load_state(state["trainer"])
+        recorder.load_state(state["recorder"])
+        guard.load_state(state["guard"])
+        position = Position(**state["position"])
+        progress.n_before = trainer.n_images
+        progress.fraction_before = position.fraction
+    monitor, rows = None, np.arange(len(images))
+    if watched and featurizer.config_.adversarial_batch and len(rows) >= 8 * N_WATCHED:
+        order = np.random.default_rng([position.seed, 2]).permutation(rows)
+        unseen, rows = order[:N_WATCHED], np.sort(order[N_WATCHED:])
+        crops = (
+            _crops(featurizer, images, k, position.seed)
+            for k in (order[N_WATCHED : 2 * N_WATCHED], unseen)
+        )
+        monitor = Monitor(trainer, *crops)
+    batch_size = min(featurizer._resolve("batch_size"), len(rows))
+    batches = training_batches(
+        images,
+        row_intensity(featurizer, images),
+        size=featurizer.config_.size,
+        batch_size=batch_size,
+        seed=[position.seed, start],
+        first=position.steps,
+        rows=rows,
+    )
+    with deferred_interrupts() as interrupt, closing(batches):
+        train(
+            trainer,
+            batches,
+            n_steps=math.ceil(n_images / batch_size),
+            max_minutes=featurizer.max_minutes or math.inf,
+            schedule=schedule,
+            recorder=recorder,
+            progress=progress,
+            interrupt=interrupt,
+            position=position,
+            guard=guard,
+            monitor=monitor,
+            checkpoints=checkpoints,
+        )
+        featurizer.loss_curve_ = recorder.curve()
+        featurizer.n_iter_ = trainer.n_steps
+        featurizer.n_images_seen_ = trainer.n_images
+        featurizer.augment_p_ = trainer.augment_p
+        featurizer.whitening_ = _learn_whitening(
+            featurizer, trainer, images, position.seed
+        )
+        featurizer.weights_ = to_arrays(trainer.weights())
+        if not watched:
+            featurizer.training_state_ = to_arrays(trainer.state())
+
+
+def _crops(
+    featurizer: Any, images: ImageCollection, rows: np.ndarray, seed: int
+) -> torch.Tensor:
+    """One crop of each of some images, where the networks are."""
+    batches = training_batches(
+        images,
+        row_intensity(featurizer, images),
+        size=featurizer.config_.size,
+        batch_size=len(rows),
+        seed=[seed],
+        rows=rows,
+    )
+    with closing(batches):
+        return torch.from_numpy(next(batches)).to(device_of(featurizer))
+
+
+def _checkpoints(
+    featurizer: Any, images: ImageCollection
+) -> AbstractContextManager[Checkpoints | None]:
+    if featurizer.checkpoint_dir is None:
+        return nullcontext()
+    from gandl._checkpoints import checkpoints_in, data_identity
+
+    parameters = {
+        name: featurizer._resolve(name) for name in CONSTRAINTS if name not in UNTRAINED
+    }
+    if not isinstance(featurizer.random_state, Integral):
+        parameters["random_state"] = None  # the checkpoint has the seed
+    return checkpoints_in(
+        Path(featurizer.checkpoint_dir),
+        {
+            "parameters": parameters,
+            "data": data_identity(images, row_intensity(featurizer, images)),
+        },
+    )
+
+
+def _learn_whitening(
+    featurizer: Any, trainer: Trainer, images: ImageCollection, seed: int
+) -> dict[str, Affine]:
+    if not featurizer._resolve("whiten"):
+        return {}
+    n_crops = n_crops_of(len(images))
+    known: dict[str, Affine] = getattr(featurizer, "whitening_", {})
+    if known and n_crops < 2 * sum(featurizer.config_.block_widths.values()):
+        return known  # better than what a few images of `partial_fit` tell
+    batches = training_batches(
+        images,
+        row_intensity(featurizer, images),
+        size=featurizer.config_.size,
+        batch_size=min(tiles_at_once(featurizer.config_.size), n_crops),
+        seed=[seed, trainer.n_steps, n_crops],
+    )
+    with closing(batches):
+        return learn_whitening(
+            trainer.discriminator,
+            (torch.from_numpy(batch).to(trainer.device) for batch in batches),
+            n_crops,
+            torch.Generator(trainer.device).manual_seed(seed),
+        )

@@ -1,0 +1,134 @@
+"""What the networks of a fitted featurizer are used for."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+from gandl._batches import training_batches
+from gandl._diagnostics import frechet_distance
+from gandl._embedding import BATCH, draw, embed, take
+from gandl._inputs import as_collection, row_intensity
+from gandl._presets import check_features
+from gandl._progress import progress_line
+from gandl._tensors import activation_dtype
+from gandl._whitening import Affine
+from gandl.gan import Discriminator, Generator
+
+Network = TypeVar("Network", Discriminator, Generator)
+
+_N_SCORED = 4096  # images, at most, behind a Fréchet distance
+
+
+def device_of(featurizer: Any) -> str:
+    """Where to compute."""
+    if featurizer.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={featurizer.device!r}, but PyTorch sees no CUDA device: install a "
+            'build of PyTorch for CUDA, or use device="auto".'
+        )
+    if featurizer.device != "auto":
+        return featurizer.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def discriminator_of(featurizer: Any) -> Discriminator:
+    """Build the trained discriminator."""
+    return _loaded(featurizer, featurizer.config_.discriminator(torch.Generator()))
+
+
+def generator_of(featurizer: Any) -> Generator:
+    """Build the trained generator, if there is one."""
+    if not featurizer.config_.adversarial_batch:
+        raise ValueError(
+            "adversarial_batch=0 has trained no generator: fit with a larger one."
+        )
+    return _loaded(featurizer, featurizer.config_.generator(torch.Generator()))
+
+
+def _loaded(featurizer: Any, network: Network) -> Network:
+    """Load weights into a network for inference, on the device to use."""
+    device, name = device_of(featurizer), type(network).__name__.lower()
+    start = name + "."
+    network.load_state_dict(
+        {
+            key.removeprefix(start): torch.from_numpy(np.array(value))
+            for key, value in featurizer.weights_.items()
+            if key.startswith(start)
+        }
+    )
+    network.requires_grad_(False).to(device)
+    network.dtype = activation_dtype(featurizer.precision, device)
+    return network
+
+
+def whitening_of(featurizer: Any) -> Affine | None:
+    """What the chosen features are whitened by, if they are."""
+    features = featurizer._resolve("features")
+    if not featurizer._resolve("whiten") or features == "penultimate":
+        return None
+    if not featurizer.whitening_:
+        raise ValueError(
+            "whiten=True, but this featurizer was fitted with whiten=False and has "
+            "not measured what to whiten by: fit it again."
+        )
+    return featurizer.whitening_[str(features)]
+
+
+def embedded(featurizer: Any, X: Any) -> np.ndarray:
+    """Embed images."""
+    features = featurizer._resolve("features")
+    check_features(features, featurizer.config_)
+    images = as_collection(featurizer, X, reset=False)
+    with closing(progress_line(featurizer.verbose)) as line:
+        return embed(
+            discriminator_of(featurizer),
+            images,
+            row_intensity(featurizer, images),
+            features=features,
+            size=featurizer.config_.size,
+            device=device_of(featurizer),
+            n_views=featurizer._resolve("n_views"),
+            whitening=whitening_of(featurizer),
+            progress=line,
+        )
+
+
+def generated(featurizer: Any, n: int, seed: int, *, truncation: float) -> np.ndarray:
+    """Draw n images, in the units of those seen in ``fit`` if it learned them."""
+    network = generator_of(featurizer)
+    batches = draw(network, n, seed, truncation=truncation)
+    scaled = (np.concatenate([batch.cpu() for batch in batches]) + 1) / 2
+    if featurizer.intensity_range_ is None:
+        return scaled
+    low, high = np.moveaxis(featurizer.intensity_range_, -1, 0)[:, :, None, None]
+    return (scaled * (high - low) + low).astype(np.float32)
+
+
+def distance_to_generated(featurizer: Any, X: Any) -> float:
+    """Fréchet distance between crops of X and as many generated images."""
+    features = featurizer._resolve("features")
+    check_features(features, featurizer.config_)
+    generator, discriminator = generator_of(featurizer), discriminator_of(featurizer)
+    images = as_collection(featurizer, X, reset=False)
+    n = min(len(images), _N_SCORED)
+    seed = int(check_random_state(featurizer.random_state).randint(2**31 - 1))
+    batches = training_batches(
+        images,
+        row_intensity(featurizer, images),
+        size=featurizer.config_.size,
+        batch_size=min(BATCH, n),
+        seed=[seed],
+    )
+    device = device_of(featurizer)
+
+    def look(crops: torch.Tensor) -> torch.Tensor:
+        return discriminator.embed(crops.to(device), features)
+
+    with closing(batches):
+        real = take(look, map(torch.from_numpy, batches), n)
+    return frechet_distance(real, take(look, draw(generator, n, seed), n))
