@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_memory
 
+import gandl
 from gandl._batches import training_batches
 from gandl._embedding import tiles_at_once
 from gandl._fitting import Guard, Position, train
@@ -32,8 +34,47 @@ if TYPE_CHECKING:
 _NO_LIMIT = 1e9  # kimg, where minutes alone are the budget
 
 
-def train_anew(featurizer: Any, X: Any, context: Any) -> None:
-    """Train on images from the start, or from a checkpoint."""
+class _Stopped(Exception):
+    """A callback ended the training: what came of it is not to be kept."""
+
+
+def train_once(featurizer: Any, X: Any, context: Any) -> None:
+    """Train on images, unless `memory` has what came of that before."""
+    for name in _fitted(featurizer):
+        delattr(featurizer, name)
+    # With no place to keep anything, this calls the function.
+    keep = check_memory(featurizer.memory).cache(
+        _train_anew, ignore=["featurizer", "context"]
+    )
+    parameters = _training_parameters(featurizer)
+    with suppress(_Stopped):
+        learned = keep(featurizer, context, X, parameters, gandl.__version__)
+        vars(featurizer).update(learned)
+    check_features(featurizer._resolve("features"), featurizer.config_)
+
+
+def _fitted(featurizer: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(featurizer).items()
+        if name.endswith("_") and not name.startswith("_")
+    }
+
+
+def _training_parameters(featurizer: Any) -> dict[str, Any]:
+    """All that training depends on, but the images."""
+    return {
+        name: featurizer._resolve(name) for name in CONSTRAINTS if name not in UNTRAINED
+    }
+
+
+def _train_anew(
+    featurizer: Any, context: Any, X: Any, parameters: dict[str, Any], version: str
+) -> dict[str, Any]:
+    """Train from the start, or from a checkpoint; returns the fitted attributes.
+
+    ``parameters`` and ``version`` tell apart what is kept.
+    """
     images, trainer, seed = _start(featurizer, X)
     n_images = 1000 * (
         _NO_LIMIT
@@ -45,7 +86,7 @@ def train_anew(featurizer: Any, X: Any, context: Any) -> None:
         training_progress(featurizer, context, verbose=featurizer.verbose) as progress,
     ):
         schedule = featurizer._resolve("schedule")
-        _train(
+        whole = _train(
             featurizer,
             trainer,
             images,
@@ -56,6 +97,9 @@ def train_anew(featurizer: Any, X: Any, context: Any) -> None:
             watched=True,
             checkpoints=checkpoints,
         )
+    if not whole:
+        raise _Stopped
+    return _fitted(featurizer)
 
 
 def train_further(featurizer: Any, X: Any) -> None:
@@ -110,8 +154,11 @@ def _train(
     *,
     watched: bool = False,
     checkpoints: Checkpoints | None = None,
-) -> None:
-    """Take the steps, and keep what was learned as fitted attributes."""
+) -> bool:
+    """Take the steps, and keep what was learned as fitted attributes.
+
+    Returns whether all steps were taken.
+    """
     start, position = trainer.n_steps, Position(seed)
     recorder, guard = LossRecorder(featurizer.loss_curve_), Guard(trainer)
     if checkpoints and (state := checkpoints.newest()):
@@ -165,6 +212,7 @@ def _train(
         featurizer.weights_ = to_arrays(trainer.weights())
         if not watched:
             featurizer.training_state_ = to_arrays(trainer.state())
+    return position.fraction >= 1 or n_images == 0
 
 
 def _crops(
@@ -190,9 +238,7 @@ def _checkpoints(
         return nullcontext()
     from gandl._checkpoints import checkpoints_in, data_identity
 
-    parameters = {
-        name: featurizer._resolve(name) for name in CONSTRAINTS if name not in UNTRAINED
-    }
+    parameters = _training_parameters(featurizer)
     if not isinstance(featurizer.random_state, Integral):
         parameters["random_state"] = None  # the checkpoint has the seed
     return checkpoints_in(
@@ -207,7 +253,8 @@ def _checkpoints(
 def _learn_whitening(
     featurizer: Any, trainer: Trainer, images: ImageCollection, seed: int
 ) -> dict[str, Affine]:
-    if not featurizer._resolve("whiten"):
+    # What is kept serves featurizers that whiten, too.
+    if not (featurizer._resolve("whiten") or featurizer.memory is not None):
         return {}
     n_crops = n_crops_of(len(images))
     known: dict[str, Affine] = getattr(featurizer, "whitening_", {})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from gandl.gan import GANConfig
 from gandl.gan._losses import LOSSES
@@ -88,6 +88,7 @@ CONSTRAINTS: dict[str, list] = {
     "max_kimg": [_NOT_NEGATIVE, None],
     "max_minutes": [_POSITIVE, None],
     "checkpoint_dir": [str, os.PathLike, None],
+    "memory": [str, HasMethods(["cache"]), None],
     "batch_size": [_COUNT, None],
     "learning_rate": [_POSITIVE, None],
     "r1_gamma": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
@@ -109,7 +110,10 @@ CONSTRAINTS: dict[str, list] = {
 }
 
 # Those that training does not depend on.
-UNTRAINED = {"features", "n_views", "whiten", "checkpoint_dir", "device", "verbose"}
+UNTRAINED = {
+    *("features", "n_views", "whiten"),
+    *("checkpoint_dir", "memory", "device", "verbose"),
+}
 
 
 def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GANConfig:

@@ -50,7 +50,8 @@ def write_model(featurizer: Any, path: Path, overwrite: bool) -> None:
     parameters = featurizer.get_params(deep=False)
     if not isinstance(parameters["random_state"], int | np.integer):
         parameters["random_state"] = None  # a generator's state is no parameter
-    parameters["checkpoint_dir"] = None  # a place on this machine
+    # Places on this machine.
+    parameters["checkpoint_dir"] = parameters["memory"] = None
     header = {
         "kind": _KIND,
         "format": _FORMAT,

@@ -18,7 +18,7 @@ from sklearn.utils import check_consistent_length, check_random_state, check_sca
 from sklearn.utils.validation import check_is_fitted
 
 from gandl._diagnostics import mean_average_precision
-from gandl._learning import train_anew, train_further
+from gandl._learning import train_further, train_once
 from gandl._presets import CONSTRAINTS, PRESETS
 from gandl._progress import N_TICKS, CallbackSupportMixin, with_callbacks
 from gandl._storage import read_model, write_model
@@ -91,6 +91,10 @@ class GANDLFeaturizer(
         the end and when interrupted; the last two are kept. ``fit`` with the same
         parameters and images continues from it. A folder serves one training: leave
         it None in searches and cross-validation. Takes the extra "hub".
+    memory : str or joblib.Memory, default=None
+        Where trainings are kept: ``fit`` with the same images and parameters is taken
+        from there. Training does not depend on ``features``, ``n_views`` and
+        ``whiten``: a search over them trains once a fold.
     batch_size : int, default=None
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
@@ -226,6 +230,7 @@ class GANDLFeaturizer(
         max_kimg: float | None = None,
         max_minutes: float | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
+        memory: Any = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
         r1_gamma: float | str | None = None,
@@ -254,6 +259,7 @@ class GANDLFeaturizer(
         self.max_kimg = max_kimg
         self.max_minutes = max_minutes
         self.checkpoint_dir = checkpoint_dir
+        self.memory = memory
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.r1_gamma = r1_gamma
@@ -304,8 +310,7 @@ class GANDLFeaturizer(
         """
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)
-        self.__dict__.pop("training_state_", None)
-        train_anew(self, X, context)
+        train_once(self, X, context)
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 

@@ -27,7 +27,7 @@ import gandl.gan._training
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl._presets import PRESETS
 from gandl._tensors import activation_dtype
-from gandl.gan import Generator
+from gandl.gan import Generator, Trainer
 from gandl.testing import parametrize_with_image_checks
 
 
@@ -451,6 +451,63 @@ def test_memory_spares_a_gan_for_each_candidate(images, tmp_path, monkeypatch):
     )
     search.fit(images, LABELS)
     assert len(fits) == 3  # one a fold, one for the final refit
+
+
+def counted_steps(monkeypatch):
+    steps = []
+    original = Trainer.step
+    monkeypatch.setattr(
+        Trainer, "step", lambda *a, **k: steps.append(1) or original(*a, **k)
+    )
+    return steps
+
+
+def test_its_own_memory_spares_a_gan_for_each_embedding(images, tmp_path, monkeypatch):
+    steps = counted_steps(monkeypatch)
+    tiny().fit(images)
+    one_fit = len(steps)
+    model = pipeline().set_params(gandl__memory=str(tmp_path))
+    layers = {
+        "gandl__features": ["pooled", 8, "penultimate"],
+        "gandl__n_views": [1, 2],
+        "gandl__whiten": [False, True],
+        "svm__C": [0.1, 1],
+    }
+    search = GridSearchCV(model, layers, cv=2, error_score="raise")
+    search.fit(images, LABELS)
+    # The one above, one of each fold, and one of the final refit.
+    assert len(steps) == one_fit * 4
+    kept = search.best_estimator_.named_steps["gandl"]
+    alone = clone(kept).set_params(memory=None).fit(images)
+    assert np.array_equal(kept.transform(images), alone.transform(images))
+    assert kept.get_feature_names_out().tolist() == (
+        alone.get_feature_names_out().tolist()
+    )
+
+
+def test_memory_tells_trainings_apart(images, tmp_path, monkeypatch):
+    kept = tiny(memory=str(tmp_path)).fit(images)
+    steps = counted_steps(monkeypatch)
+    again = tiny(memory=str(tmp_path), features=4).fit(images)
+    assert not steps
+    assert again.n_iter_ == kept.n_iter_
+    assert again.loss_curve_.keys() == kept.loss_curve_.keys()
+    for changes in ({"random_state": 7}, {"r1_gamma": 3.0}, {"intensity": "image"}):
+        n = len(steps)
+        tiny(memory=str(tmp_path), **changes).fit(images)
+        assert len(steps) > n
+    n = len(steps)
+    again.fit(images[1:])
+    assert len(steps) > n
+    # Nothing of an earlier fit stays where the result is taken from memory.
+    again.partial_fit(images).fit(images)
+    assert not hasattr(again, "training_state_")
+
+
+def test_memory_refuses_features_that_there_are_none_of(images, tmp_path):
+    tiny(memory=str(tmp_path)).fit(images)
+    with pytest.raises(ValueError, match="features=64"):
+        tiny(memory=str(tmp_path), features=64).fit(images)
 
 
 def test_frozen_featurizer_is_not_trained_again(images, fitted):

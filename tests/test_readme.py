@@ -33,6 +33,7 @@ def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):
     assert list(space["mine"].metadata) == ["plate", "well", "site", "compound"]
     assert space["scores"].shape == (2,)
     assert space["search"].best_params_["svm__C"] in (0.0001, 0.001, 0.01)
+    assert space["by_layer"].best_params_["gandl__features"] in ("pooled", 8, 4)
     assert space["generated"].shape == (16, 3, 64, 64)
     assert np.isfinite(space["generated"]).all()
     assert np.isfinite(space["by_replicates"].best_score_)
