@@ -288,7 +288,7 @@ def _do_all(table: pd.DataFrame, work: _Work) -> pd.DataFrame:
 
 
 def _by_dask(client: Any, work: _Work, numbers: list[int]) -> Iterator[tuple[int, str]]:
-    """Have a cluster map over the partitions of the collection's table."""
+    """Have a cluster map over the partitions; yields them as they end."""
     try:
         import dask.dataframe as dd
         from dask.distributed import as_completed

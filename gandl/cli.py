@@ -96,13 +96,13 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _embed(options: argparse.Namespace) -> None:
     n_rows = options.rows_per_partition
-    if n_rows and options.overwrite:
+    if n_rows is not None and options.overwrite:
         raise ValueError("--rows-per-partition continues: leave out --overwrite.")
-    out = options.out if n_rows else _free(options)
+    out = _free(options) if n_rows is None else options.out
     model = _load(options.model)
     images, known = _images(options)
     images = _with_plate_range(images, model.intensity, options)
-    if n_rows:
+    if n_rows is not None:
         how = {"metadata": known, "rows_per_partition": n_rows}
         gandl.embed_to_parquet(model.set_params(verbose=True), images, out, **how)
     else:

@@ -71,7 +71,7 @@ def times(folder):
 
 @pytest.mark.parametrize("rows", [1, 4, 100])
 def test_rows_are_those_of_the_whole(featurizer, X, folder, rows):
-    assert embed(featurizer, X, folder, rows_per_partition=rows) == list(
+    assert embed(featurizer, X, folder, rows_per_partition=np.int64(rows)) == list(
         range(-(-N // rows))
     )
     expected = whole(featurizer, X)

@@ -44,7 +44,8 @@ class PartitionedProfiles:
     ) -> None:
         check_pyarrow()
         self.folder, self.n_partitions = folder, n_partitions
-        own = json.loads(json.dumps({**identity, "partitions": n_partitions}))
+        own = {**identity, "partitions": n_partitions}
+        own = json.loads(json.dumps(own, default=lambda number: number.item()))
         if folder.is_file():
             raise FileExistsError(f"{str(folder)!r} is a file: name a folder.")
         folder.mkdir(parents=True, exist_ok=True)
