@@ -11,7 +11,7 @@ ARGS ?=
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gandl needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[io,plot,profiles,progress,hub,anndata,fetch]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[io,plot,profiles,progress,hub,anndata,fetch,dask]' --group dev
 	touch $@
 
 demo: .venv/installed

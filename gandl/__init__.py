@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gandl._partitions import embed_to_parquet
     from gandl.featurizer import GANDLFeaturizer
     from gandl.images import ImageCollection
     from gandl.zero_shot import ChannelAdapter, ZeroShotClassifier
@@ -17,6 +18,7 @@ __all__ = [
     "ImageCollection",
     "ZeroShotClassifier",
     "__version__",
+    "embed_to_parquet",
 ]
 
 # Loaded on first use: `import gandl` and work on tables never import torch.
@@ -25,6 +27,7 @@ _MODULE_OF = {
     "GANDLFeaturizer": "gandl.featurizer",
     "ImageCollection": "gandl.images",
     "ZeroShotClassifier": "gandl.zero_shot",
+    "embed_to_parquet": "gandl._partitions",
 }
 
 

@@ -25,12 +25,23 @@ def make_parser() -> argparse.ArgumentParser:
     embed.add_argument("model", type=Path, help="file of gandl fit or screen")
     _add_images(embed)
     _add_plate_map(embed)
-    _add_out(embed, "table of embeddings: .parquet, .csv or .csv.gz")
+    embed.add_argument(
+        "--rows-per-partition",
+        type=int,
+        metavar="N",
+        help="of many images: a folder of parquet files of N rows each, which the "
+        "same command continues; under torchrun each process takes its share",
+    )
+    _add_out(
+        embed,
+        "table of embeddings: .parquet, .csv or .csv.gz; with --rows-per-partition, a "
+        "folder",
+    )
 
     score = _command(
         commands, "score", "score compounds by embeddings", _EXAMPLES["score"]
     )
-    score.add_argument("profiles", type=Path, help="table that gandl embed wrote")
+    score.add_argument("profiles", type=Path, help="table or folder of gandl embed")
     _add_select(score)
     _add_plate_map(score)
     _add_scoring(score)
@@ -65,7 +76,9 @@ _EXAMPLES = {
   gandl fit plates --pattern "{plate}/{well}_s{site}_w{channel}.tif" \\
       --minutes 20 --out model.safetensors""",
     "embed": """
-  gandl embed model.safetensors load_data.csv --out images.parquet""",
+  gandl embed model.safetensors load_data.csv --out images.parquet
+  torchrun --nproc-per-node 4 -m gandl embed model.safetensors load_data.csv \\
+      --rows-per-partition 1000 --out images""",
     "score": """
   gandl score images.parquet --plate-map plate_map.csv \\
       --control disease_condition --negative healthy --positive infected \\

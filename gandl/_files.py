@@ -10,10 +10,11 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     """A temporary name to write to, which becomes ``path`` once all of it is on disk.
 
     Whatever goes wrong, what stood at ``path`` before stays, and nothing is left over.
+    ``new``: FileExistsError if something stands there, even if it came meanwhile.
     """
     suffix = "".join(path.suffixes)
     name = path.name.removesuffix(suffix)
@@ -21,11 +22,26 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield part
         _flush(part, os.O_RDWR)
-        os.replace(part, path)
+        if new:
+            _put(part, path)
+        else:
+            os.replace(part, path)
         with suppress(OSError):  # not every system opens folders
             _flush(path.parent, os.O_RDONLY)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _put(part: Path, path: Path) -> None:
+    """Give a file its name, unless another has it."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # not every disk has links
+        if path.exists():
+            raise FileExistsError(f"{str(path)!r} exists.") from None
+        os.replace(part, path)
 
 
 def _flush(path: Path, flags: int) -> None:

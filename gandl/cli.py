@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import gandl  # whose classes, and with them torch, are loaded where they are used
 from gandl._arguments import make_parser
 from gandl._files import whole_file
 from gandl._plate_map import (
@@ -94,14 +95,21 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _embed(options: argparse.Namespace) -> None:
-    out = _free(options)
+    n_rows = options.rows_per_partition
+    if n_rows is not None and options.overwrite:
+        raise ValueError("--rows-per-partition continues: leave out --overwrite.")
+    out = _free(options) if n_rows is None else options.out
     model = _load(options.model)
     images, known = _images(options)
     images = _with_plate_range(images, model.intensity, options)
-    profiles = _profiles(model, images, known)
-    write_profiles(profiles, out, overwrite=options.overwrite)
+    if n_rows is not None:
+        how = {"metadata": known, "rows_per_partition": n_rows}
+        gandl.embed_to_parquet(model.set_params(verbose=True), images, out, **how)
+    else:
+        profiles = _profiles(model, images, known)
+        write_profiles(profiles, out, overwrite=options.overwrite)
     write_record(_beside(out), make_record(options, model, images))
-    print(f"Embeddings of {len(profiles)} images: {out}")
+    print(f"Embeddings of {len(images)} images: {out}")
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -217,9 +225,7 @@ def _score_wells(
 
 
 def _featurizer(options: argparse.Namespace) -> Any:
-    from gandl import GANDLFeaturizer
-
-    return GANDLFeaturizer(
+    return gandl.GANDLFeaturizer(
         preset=options.preset,
         intensity=options.intensity,
         max_minutes=options.minutes,
@@ -230,9 +236,7 @@ def _featurizer(options: argparse.Namespace) -> Any:
 
 
 def _load(path: Path) -> Any:
-    from gandl import GANDLFeaturizer
-
-    return GANDLFeaturizer.load(path)
+    return gandl.GANDLFeaturizer.load(path)
 
 
 def _profiles(model: Any, images: ImageCollection, known: pd.DataFrame) -> pd.DataFrame:

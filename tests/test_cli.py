@@ -91,6 +91,26 @@ def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_embed_in_partitions(folder, model, tmp_path, capsys):
+    outs = [tmp_path / "images.parquet", tmp_path / "images"]
+    embed = ["embed", model, *images_of(folder), "--select", "site == '1'"]
+    assert run(*embed, "--out", outs[0]) == 0
+    asked = [*embed, "--rows-per-partition", 10, "--out", outs[1]]
+    assert run(*asked) == 0
+    found, expected = (read_profiles(out) for out in reversed(outs))
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    before = [path.stat().st_mtime_ns for path in sorted(outs[1].glob("part-*"))]
+    assert len(before) == -(-len(expected) // 10) > 1
+    assert run(*asked) == 0
+    after = [path.stat().st_mtime_ns for path in sorted(outs[1].glob("part-*"))]
+    assert after == before
+    capsys.readouterr()
+    assert run(*asked, "--overwrite") == 1
+    assert "leave out --overwrite" in capsys.readouterr().err
+    assert run(*asked, "--select", "site == '2'") == 1
+    assert "made of other images and metadata" in capsys.readouterr().err
+
+
 def test_fit_embed_generate(folder, model, tmp_path, capsys):
     table = tmp_path / "images.csv"
     assert run("embed", model, *images_of(folder), "--out", table) == 0

@@ -237,7 +237,7 @@ def write_profiles(
         )
     with whole_file(final) as part:
         if suffix == ".parquet":
-            _check_pyarrow()
+            check_pyarrow()
             profiles.to_parquet(part, index=False)
         else:
             profiles.to_csv(part, index=False)
@@ -249,7 +249,8 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
     Parameters
     ----------
     path : str or path
-        The file: ".parquet", ".csv" or ".csv.gz".
+        The file: ".parquet", ".csv" or ".csv.gz"; or the folder that
+        `gandl.embed_to_parquet` has filled.
 
     Returns
     -------
@@ -261,6 +262,7 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
     ------
     ValueError
         If the name ends otherwise, or a feature is not numeric.
+        If partitions of a folder are not there yet.
     FileNotFoundError
         If there is no such file.
     ImportError
@@ -269,6 +271,7 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
     See Also
     --------
     write_profiles : Stores them.
+    gandl.embed_to_parquet : Stores embeddings of many images as they are computed.
 
     Examples
     --------
@@ -278,8 +281,12 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
     ...
     ValueError: 'wells.xlsx' does not end in .parquet, .csv or .csv.gz.
     """
-    if _suffix(path) == ".parquet":
-        _check_pyarrow()
+    if Path(path).is_dir():
+        from gandl.profiles._partitioned import read_partitions
+
+        profiles = read_partitions(Path(path))
+    elif _suffix(path) == ".parquet":
+        check_pyarrow()
         profiles = pd.read_parquet(path)
     else:
         columns = pd.read_csv(path, nrows=0).columns
@@ -314,7 +321,7 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     raise ValueError(f"{os.fspath(path)!r} does not end in .parquet, .csv or .csv.gz.")
 
 
-def _check_pyarrow() -> None:
+def check_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
