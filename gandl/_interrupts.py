@@ -20,6 +20,11 @@ class Interrupt:
     def __bool__(self) -> bool:
         return self.signal is not None
 
+    def hear(self, number: int) -> None:
+        """Take note of a signal, of another process perhaps; 0 is none."""
+        if number and self.signal is None:
+            self.signal = signal.Signals(number)
+
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Interrupt]:
@@ -53,8 +58,10 @@ def deferred_interrupts() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         restore()
-        if interrupt.signal is not None:
-            if before[interrupt.signal] is signal.SIG_DFL:
-                # The process would end: as an exception, what has begun is tidied up.
-                raise SystemExit(128 + interrupt.signal)
-            signal.raise_signal(interrupt.signal)
+    # An error of the block goes first: torchrun ends the other processes by a signal
+    # where one has failed, and the error says why.
+    if interrupt.signal is not None:
+        if before.get(interrupt.signal) in (signal.SIG_DFL, None):
+            # The process would end: as an exception, what has begun is tidied up.
+            raise SystemExit(128 + interrupt.signal)
+        signal.raise_signal(interrupt.signal)
