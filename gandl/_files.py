@@ -28,6 +28,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def is_writer() -> bool:
+    """Whether this process writes: of those that torchrun starts, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _flush(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:

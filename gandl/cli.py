@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from gandl._arguments import make_parser
-from gandl._files import whole_file
+from gandl._files import is_writer, whole_file
 from gandl._plate_map import (
     join_plate_map,
     read_plate_map,
     several_images,
     well_kinds,
 )
-from gandl._run_record import inputs, make_record, write_record
+from gandl._run_record import beside, inputs, make_record, write_record
 from gandl._tables import read_table, with_usual_names
 from gandl.images import ImageCollection
 from gandl.profiles import (
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
+        (_COMMANDS[options.command] if is_writer() else _train_along)(options)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         _tell(f"gandl {options.command}: {error}")
         return 1
@@ -89,8 +89,15 @@ def _fit(options: argparse.Namespace) -> None:
     images = _with_plate_range(images, options.intensity, options)
     model = _featurizer(options).fit(images)
     model.save(out, overwrite=options.overwrite)
-    write_record(_beside(out), make_record(options, model, images))
+    write_record(beside(out), make_record(options, model, images))
     print(f"Model: {out}")
+
+
+def _train_along(options: argparse.Namespace) -> None:
+    """What further processes under torchrun do: train with the one that writes."""
+    if hasattr(options, "minutes") and not getattr(options, "model", None):
+        images, _ = _images(options)
+        _featurizer(options).fit(_with_plate_range(images, options.intensity, options))
 
 
 def _embed(options: argparse.Namespace) -> None:
@@ -100,7 +107,7 @@ def _embed(options: argparse.Namespace) -> None:
     images = _with_plate_range(images, model.intensity, options)
     profiles = _profiles(model, images, known)
     write_profiles(profiles, out, overwrite=options.overwrite)
-    write_record(_beside(out), make_record(options, model, images))
+    write_record(beside(out), make_record(options, model, images))
     print(f"Embeddings of {len(profiles)} images: {out}")
 
 
@@ -146,7 +153,7 @@ def _generate(options: argparse.Namespace) -> None:
     with whole_file(out) as part:
         # One page a channel of an image, as ImageJ has stacks.
         tifffile.imwrite(part, made, imagej=True, metadata={"axes": "TCYX"})
-    write_record(_beside(out), make_record(options, model))
+    write_record(beside(out), make_record(options, model))
     n, n_channels, height, width = made.shape
     print(f"{n} images, {n_channels} channels of {height} x {width}: {out}")
 
@@ -442,10 +449,6 @@ def _free(options: argparse.Namespace) -> Path:
         raise FileExistsError(f"{str(out)!r} exists: name another, or --overwrite.")
     out.parent.mkdir(parents=True, exist_ok=True)
     return out
-
-
-def _beside(out: Path) -> Path:
-    return out.with_name(out.name + ".run.json")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from _on_ranks import CASES, PARAMETERS, some_images
 
@@ -35,15 +36,13 @@ def torchrun(what, folder, n=2):
 
 
 @pytest.fixture(scope="module")
-def stepped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("steps")
-    torchrun("steps", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fits")
+    (folder / "images").mkdir()
+    for k, image in enumerate(some_images()):
+        for channel, plane in enumerate(image):
+            name = f"A{k:02d}_w{channel}.tif"
+            tifffile.imwrite(folder / "images" / name, plane)
     told = torchrun("fits", folder)
     seen = [pickle.loads(p.read_bytes()) for p in sorted(folder.glob("*.pickle"))]
     return folder, told, seen
@@ -55,9 +54,9 @@ def alone():
 
 
 @pytest.mark.parametrize("loss", CASES)
-def test_two_ranks_at_half_the_batch_train_as_one_at_the_whole(stepped, loss):
+def test_two_ranks_at_half_the_batch_train_as_one_at_the_whole(fitted, loss):
     expected, first, second = (
-        torch.load(stepped / f"{loss}-{who}.pt") for who in ("alone", 0, 1)
+        torch.load(fitted[0] / f"{loss}-{who}.pt") for who in ("alone", 0, 1)
     )
     names = set().union(*expected[0])
     assert {"contrast", "discriminator", "generator"} <= names
@@ -76,14 +75,24 @@ def test_under_torchrun_every_process_has_the_fit_of_one(fitted, alone):
     np.testing.assert_equal(first, second)
     assert_close(first["weights"], alone.weights_)
     assert_close(first["loss_curve"], alone.loss_curve_)
-    assert_close(first["whitening"], alone.whitening_)
+    for name, (mean, matrix) in alone.whitening_.items():
+        ours = dict(zip("ab", first["whitening"][name], strict=True))
+        assert_close(ours, {"a": mean, "b": matrix})
 
 
 def test_the_first_alone_writes(fitted):
     folder, told, _ = fitted
     names = [path.name for path in (folder / "night").iterdir()]
-    assert names == ["step-000000010.safetensors"]
+    assert names == ["step-000000008.safetensors"]
     assert told.count("50% ") == 1
+
+
+def test_the_command_line_trains_on_all_and_writes_once(fitted):
+    folder, told, seen = fitted
+    assert [each["exit status"] for each in seen] == [0, 0], told
+    model = GANDLFeaturizer.load(folder / "model.safetensors")
+    assert model.transform(some_images()).shape == (24, 48)
+    assert [p.name for p in folder.glob("*.run.json")] == ["model.safetensors.run.json"]
 
 
 def test_a_fit_leaves_no_process_group(fitted):
