@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gandl.gan._ranks import LostRankError
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -56,12 +58,14 @@ def deferred_interrupts() -> Iterator[Interrupt]:
         signal.signal(number, hear)
     try:
         yield interrupt
+    except LostRankError:
+        # torchrun then ends this process by a signal; the error says why.
+        interrupt.signal = None
+        raise
     finally:
         restore()
-    # An error of the block goes first: torchrun ends the other processes by a signal
-    # where one has failed, and the error says why.
-    if interrupt.signal is not None:
-        if before.get(interrupt.signal) in (signal.SIG_DFL, None):
-            # The process would end: as an exception, what has begun is tidied up.
-            raise SystemExit(128 + interrupt.signal)
-        signal.raise_signal(interrupt.signal)
+        if interrupt.signal is not None:
+            if before.get(interrupt.signal) in (signal.SIG_DFL, None):
+                # The process would end: as an exception, what has begun is tidied up.
+                raise SystemExit(128 + interrupt.signal)
+            signal.raise_signal(interrupt.signal)

@@ -118,10 +118,15 @@ def before_step(number, act):
 
 
 def death(folder):
-    """The second rank is killed at its fifth step; each step leaves a checkpoint."""
+    """The second rank is killed at its fifth step; each step leaves a checkpoint.
+
+    The first is then sent the signal by which torchrun ends it.
+    """
     _checkpoints._SECONDS = 0
     if os.environ["RANK"] == "1":
         before_step(5, lambda: os._exit(9))
+    else:
+        before_step(5, lambda: signal.raise_signal(signal.SIGTERM))
     GANDLFeaturizer(checkpoint_dir=folder, **PARAMETERS).fit(some_images())
 
 

@@ -27,6 +27,10 @@ GROUP = 4
 _TIMEOUT = timedelta(minutes=30)
 
 
+class LostRankError(RuntimeError):
+    """Another process does not answer any more."""
+
+
 class Ranks:
     """One process alone, and what several have to agree on."""
 
@@ -145,7 +149,7 @@ class ProcessRanks(Ranks):
         try:
             yield
         except RuntimeError as error:
-            raise RuntimeError(
+            raise LostRankError(
                 f"Rank {self.rank} of {self.size} has lost another, which failed, was "
                 "killed or hung: look for its error, which came first. Training with "
                 "the same parameters continues from checkpoint_dir, if one was given, "
