@@ -76,12 +76,23 @@ def tiles(image: np.ndarray, size: int) -> np.ndarray:
 
 def random_crops(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """One crop (k, C, size, size) at a random place of each image, or less if it is."""
+    corners = _random_corners(len(images), images.shape[2:], size, rng)
+    return _crops_at(corners, images, size)
+
+
+def _random_corners(
+    n: int, extent: tuple[int, ...], size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Top and left (n, 2) of crops of n images of some height and width."""
+    tops, lefts = (rng.integers(0, e - min(size, e) + 1, n) for e in extent)
+    return np.stack([tops, lefts], axis=1)
+
+
+def _crops_at(corners: np.ndarray, images: np.ndarray, size: int) -> np.ndarray:
     n, n_channels, *extent = images.shape
     height, width = (min(size, e) for e in extent)
-    tops = rng.integers(0, extent[0] - height + 1, n)
-    lefts = rng.integers(0, extent[1] - width + 1, n)
     crops = np.empty((n, n_channels, height, width), dtype=images.dtype)
-    for crop, image, top, left in zip(crops, images, tops, lefts, strict=True):
+    for crop, image, (top, left) in zip(crops, images, corners, strict=True):
         crop[:] = image[:, top : top + height, left : left + width]
     return crops
 
@@ -120,29 +131,38 @@ def training_batches(
     seed: Sequence[int],
     first: int = 0,
     rows: np.ndarray | None = None,
+    share: np.ndarray | None = None,
 ) -> Generator[np.ndarray]:
     """Endless shuffled batches (batch_size, C, size, size), float32, in [-1, 1].
 
     A batch, its crops too, depends on its number alone, so that training continues
     at any; ``first`` is where to begin. ``rows`` are those to draw from, all if None.
+    ``share`` are the places in a batch to read, the others being read elsewhere.
     """
     if images.nbytes <= _CACHE_BYTES and n_readers(images) > 1:
         pixels = images.load_batch(slice(None), n_jobs=n_readers(images))
         images = ImageCollection.from_array(pixels)
 
     among = np.arange(len(images)) if rows is None else rows
+    share = np.arange(batch_size) if share is None else share
     n_read = max(1, _READ_BYTES // max(1, images.nbytes // len(images)))
 
     def load(item: tuple[int, np.ndarray]) -> np.ndarray:
         step, places = item
-        chosen = among[places]
         rng = np.random.default_rng([*seed, _CROPS, step])
+        # Drawn for all of the batch, whoever reads it.
+        pieces = np.split(places, range(n_read, batch_size, n_read))
+        extent = images.shape[2:]
+        drawn = [_random_corners(len(piece), extent, size, rng) for piece in pieces]
+        corners = np.concatenate(drawn)[share]
+        chosen = among[places[share]]
         parts = []
         # Of large images, which are read whole, a few at a time.
-        for some in np.split(chosen, range(n_read, len(chosen), n_read)):
+        for start in range(0, len(chosen), n_read):
+            some = chosen[start : start + n_read]
             batch = images.load_batch(some)
             ranges = _ranges(batch, some, intensity_range)
-            crops = random_crops(batch, size, rng)
+            crops = _crops_at(corners[start : start + n_read], batch, size)
             parts.append(scale_intensity(crops, ranges, rows=some))
         return pad_to(np.concatenate(parts), size)
 

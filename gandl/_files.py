@@ -44,6 +44,11 @@ def _put(part: Path, path: Path) -> None:
         os.replace(part, path)
 
 
+def is_writer() -> bool:
+    """Whether this process writes: of those that torchrun starts, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _flush(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:

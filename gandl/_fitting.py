@@ -71,28 +71,33 @@ def train(
     """Take ``n_steps``, or as many as fit into ``max_minutes``, or until interrupted.
 
     ``schedule`` is that of `learning_rate_scale`; ``position`` says where to begin,
-    and is kept up to date.
+    and is kept up to date. Ranks that train together take the same steps: what clock,
+    signals and callbacks say to one of them goes for all.
     """
+    ranks = trainer.ranks
     start = time.perf_counter() - 60 * position.minutes
     while position.steps < n_steps and position.fraction < 1:
         scale = learning_rate_scale(schedule, trainer.n_steps, position.fraction)
         batch = torch.from_numpy(next(batches)).to(trainer.device)
         recorder.add(trainer.step(batch, scale))
         position.steps += 1
-        position.minutes = (time.perf_counter() - start) / 60
+        minutes = (time.perf_counter() - start) / 60
+        position.minutes, heard = ranks.largest(minutes, interrupt.signal or 0)
+        interrupt.hear(int(heard))
         position.fraction = min(
             1.0, max(position.steps / n_steps, position.minutes / max_minutes)
         )
-        stop, tick = bool(interrupt), recorder.tick
+        stop, tick = bool(heard), recorder.tick
         if recorder.is_due(position.fraction):
             if monitor and recorder.tick // EVERY > tick // EVERY:
                 recorder.add(monitor.measure())
             losses = recorder.record(trainer.n_images)
-            if monitor and position.fraction >= 0.5:
+            if monitor and position.fraction >= 0.5 and ranks.rank == 0:
                 monitor.warn(recorder.rows)
-            stop |= progress.update(
+            asked = progress.update(
                 position.fraction, trainer.n_images, losses, trainer.augment_p
             )
+            stop |= bool(ranks.largest(asked)[0])
         ended = position.fraction >= 1
         if position.steps % _WATCHED == 0 and not ended:
             guard.watch(recorder.tick)
@@ -156,7 +161,7 @@ class Guard:
                 f"Training has diverged: {seen}, at half the learning rate. {remedy}"
             )
         self._take_back()
-        _warn(
+        self._warn(
             f"{seen}: networks are as they were before, and go on at half the "
             f"learning rate. {remedy}"
         )
@@ -167,7 +172,7 @@ class Guard:
         if not self.trainer.is_finite():
             raise FloatingPointError(f"Training has diverged: {seen}. {remedy}")
         if self.trainer.dropped()[0] >= _REPEATED:
-            _warn(f"{seen}: these steps, the last ones, were dropped. {remedy}")
+            self._warn(f"{seen}: these steps, the last ones, were dropped. {remedy}")
 
     def _words(self) -> tuple[str, str]:
         n, names = self.trainer.dropped()
@@ -187,6 +192,6 @@ class Guard:
         trainer.forget_dropped()
         trainer.learning_rate_factor, self.n_seen = 0.5, 0
 
-
-def _warn(text: str) -> None:
-    warnings.warn(text, ConvergenceWarning, stacklevel=4)
+    def _warn(self, text: str) -> None:
+        if self.trainer.ranks.rank == 0:
+            warnings.warn(text, ConvergenceWarning, stacklevel=4)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gandl.gan._ranks import LostRankError
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -19,6 +21,11 @@ class Interrupt:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def hear(self, number: int) -> None:
+        """Take note of a signal, of another process perhaps; 0 is none."""
+        if number and self.signal is None:
+            self.signal = signal.Signals(number)
 
 
 @contextmanager
@@ -51,10 +58,14 @@ def deferred_interrupts() -> Iterator[Interrupt]:
         signal.signal(number, hear)
     try:
         yield interrupt
+    except LostRankError:
+        # torchrun then ends this process by a signal; the error says why.
+        interrupt.signal = None
+        raise
     finally:
         restore()
         if interrupt.signal is not None:
-            if before[interrupt.signal] is signal.SIG_DFL:
+            if before.get(interrupt.signal) in (signal.SIG_DFL, None):
                 # The process would end: as an exception, what has begun is tidied up.
                 raise SystemExit(128 + interrupt.signal)
             signal.raise_signal(interrupt.signal)

@@ -26,6 +26,7 @@ from gandl._tensors import activation_dtype, to_arrays, to_tensors
 from gandl._trained import device_of
 from gandl._whitening import Affine, learn_whitening, n_crops_of
 from gandl.gan import Trainer
+from gandl.gan._ranks import Ranks, check_batch, joined
 from gandl.images import ImageCollection
 
 if TYPE_CHECKING:
@@ -44,12 +45,16 @@ def train_once(featurizer: Any, X: Any, context: Any) -> None:
         delattr(featurizer, name)
     # With no place to keep anything, this calls the function.
     keep = check_memory(featurizer.memory).cache(
-        _train_anew, ignore=["featurizer", "context"]
+        _train_anew, ignore=["featurizer", "context", "ranks"]
     )
     parameters = _training_parameters(featurizer)
-    with suppress(_Stopped):
-        learned = keep(featurizer, context, X, parameters, gandl.__version__)
-        vars(featurizer).update(learned)
+    with joined(torch.device(device_of(featurizer))) as ranks, suppress(_Stopped):
+        asked = (featurizer, context, ranks, X, parameters, gandl.__version__)
+        # Where one rank has to train, all do.
+        known = ranks.size > 1 and keep.check_call_in_cache(*asked)
+        missed = ranks.largest(not known)[0]
+        train = _train_anew if known and missed else keep
+        vars(featurizer).update(train(*asked))
     check_features(featurizer._resolve("features"), featurizer.config_)
 
 
@@ -69,21 +74,26 @@ def _training_parameters(featurizer: Any) -> dict[str, Any]:
 
 
 def _train_anew(
-    featurizer: Any, context: Any, X: Any, parameters: dict[str, Any], version: str
+    featurizer: Any,
+    context: Any,
+    ranks: Ranks,
+    X: Any,
+    parameters: dict[str, Any],
+    version: str,
 ) -> dict[str, Any]:
     """Train from the start, or from a checkpoint; returns the fitted attributes.
 
     ``parameters`` and ``version`` tell apart what is kept.
     """
-    images, trainer, seed = _start(featurizer, X)
+    images, trainer, seed = _start(featurizer, X, ranks)
     n_images = 1000 * (
         _NO_LIMIT
         if featurizer.max_kimg is None and featurizer.max_minutes
         else featurizer._resolve("max_kimg")
     )
     with (
-        _checkpoints(featurizer, images) as checkpoints,
-        training_progress(featurizer, context, verbose=featurizer.verbose) as progress,
+        _checkpoints(featurizer, images, ranks) as checkpoints,
+        _progress(featurizer, context, ranks) as progress,
     ):
         schedule = featurizer._resolve("schedule")
         whole = _train(
@@ -104,10 +114,15 @@ def _train_anew(
 
 def train_further(featurizer: Any, X: Any) -> None:
     """Train on each image once more."""
+    with joined(torch.device(device_of(featurizer))) as ranks:
+        _train_further(featurizer, X, ranks)
+
+
+def _train_further(featurizer: Any, X: Any, ranks: Ranks) -> None:
     if hasattr(featurizer, "weights_"):
         images = as_collection(featurizer, X, reset=False)
-        seed = int(check_random_state(featurizer.random_state).randint(2**31 - 1))
-        trainer = _trainer(featurizer, seed)
+        seed = _seed(featurizer, ranks)
+        trainer = _trainer(featurizer, seed, ranks)
         if hasattr(featurizer, "training_state_"):
             trainer.load_state(to_tensors(featurizer.training_state_))
         else:
@@ -116,31 +131,46 @@ def train_further(featurizer: Any, X: Any) -> None:
             trainer.n_images = featurizer.n_images_seen_
             trainer.augment_p = featurizer.augment_p_
     else:
-        images, trainer, seed = _start(featurizer, X)
+        images, trainer, seed = _start(featurizer, X, ranks)
     schedule = featurizer._resolve("schedule").replace("cosine", "warm-up")
-    with training_progress(featurizer, None, verbose=featurizer.verbose) as progress:
+    with _progress(featurizer, None, ranks) as progress:
         _train(featurizer, trainer, images, seed, len(images), progress, schedule)
 
 
-def _start(featurizer: Any, X: Any) -> tuple[ImageCollection, Trainer, int]:
+def _start(
+    featurizer: Any, X: Any, ranks: Ranks
+) -> tuple[ImageCollection, Trainer, int]:
     """Read the shape of X, and all that learning starts from."""
-    device_of(featurizer)  # refused at once, if it is not there
     for name in ("weights_", "whitening_"):  # fitted again when training has ended
         featurizer.__dict__.pop(name, None)
     images = as_collection(featurizer, X, reset=True)
     featurizer.config_ = make_config(featurizer._resolve, images)
     check_features(featurizer._resolve("features"), featurizer.config_)
-    featurizer.intensity_range_ = learn_intensity(featurizer, images)
+    featurizer.intensity_range_ = ranks.from_first(
+        lambda: learn_intensity(featurizer, images)
+    )
     featurizer.loss_curve_ = {}
     featurizer.n_iter_ = featurizer.n_images_seen_ = 0
-    seed = int(check_random_state(featurizer.random_state).randint(2**31 - 1))
-    return images, _trainer(featurizer, seed), seed
+    seed = _seed(featurizer, ranks)
+    return images, _trainer(featurizer, seed, ranks), seed
 
 
-def _trainer(featurizer: Any, seed: int) -> Trainer:
+def _seed(featurizer: Any, ranks: Ranks) -> int:
+    own = int(check_random_state(featurizer.random_state).randint(2**31 - 1))
+    return ranks.from_first(lambda: own)
+
+
+def _trainer(featurizer: Any, seed: int, ranks: Ranks) -> Trainer:
     device = device_of(featurizer)
     dtype = activation_dtype(featurizer.precision, device)
-    return Trainer(featurizer.config_, seed, device=device, dtype=dtype)
+    return Trainer(featurizer.config_, seed, device=device, dtype=dtype, ranks=ranks)
+
+
+def _progress(
+    featurizer: Any, context: Any, ranks: Ranks
+) -> AbstractContextManager[TrainingProgress]:
+    verbose = featurizer.verbose and ranks.rank == 0
+    return training_progress(featurizer, context, verbose=verbose)
 
 
 def _train(
@@ -159,9 +189,9 @@ def _train(
 
     Returns whether all steps were taken.
     """
-    start, position = trainer.n_steps, Position(seed)
+    start, position, ranks = trainer.n_steps, Position(seed), trainer.ranks
     recorder, guard = LossRecorder(featurizer.loss_curve_), Guard(trainer)
-    if checkpoints and (state := checkpoints.newest()):
+    if state := ranks.from_first(lambda: checkpoints and checkpoints.newest()):
         trainer.load_state(state["trainer"])
         recorder.load_state(state["recorder"])
         guard.load_state(state["guard"])
@@ -178,6 +208,7 @@ def _train(
         )
         monitor = Monitor(trainer, *crops)
     batch_size = min(featurizer._resolve("batch_size"), len(rows))
+    check_batch(batch_size, featurizer.config_.adversarial_batch, ranks)
     batches = training_batches(
         images,
         row_intensity(featurizer, images),
@@ -186,6 +217,7 @@ def _train(
         seed=[position.seed, start],
         first=position.steps,
         rows=rows,
+        share=ranks.share(torch.arange(batch_size)).numpy(),
     )
     with deferred_interrupts() as interrupt, closing(batches):
         train(
@@ -206,12 +238,15 @@ def _train(
         featurizer.n_iter_ = trainer.n_steps
         featurizer.n_images_seen_ = trainer.n_images
         featurizer.augment_p_ = trainer.augment_p
-        featurizer.whitening_ = _learn_whitening(
-            featurizer, trainer, images, position.seed
+        featurizer.whitening_ = ranks.from_first(
+            lambda: _learn_whitening(featurizer, trainer, images, position.seed)
         )
-        featurizer.weights_ = to_arrays(trainer.weights())
+        # Processors of several kinds round differently: the first one's word goes.
+        featurizer.weights_ = ranks.from_first(lambda: to_arrays(trainer.weights()))
         if not watched:
-            featurizer.training_state_ = to_arrays(trainer.state())
+            featurizer.training_state_ = ranks.from_first(
+                lambda: to_arrays(trainer.state())
+            )
     return position.fraction >= 1 or n_images == 0
 
 
@@ -232,9 +267,9 @@ def _crops(
 
 
 def _checkpoints(
-    featurizer: Any, images: ImageCollection
+    featurizer: Any, images: ImageCollection, ranks: Ranks
 ) -> AbstractContextManager[Checkpoints | None]:
-    if featurizer.checkpoint_dir is None:
+    if featurizer.checkpoint_dir is None or ranks.rank > 0:
         return nullcontext()
     from gandl._checkpoints import checkpoints_in, data_identity
 

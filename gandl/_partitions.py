@@ -22,6 +22,7 @@ from gandl._inputs import as_collection, row_intensity
 from gandl._presets import check_features
 from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
+from gandl._trained import device_of, whitening_of
 from gandl.featurizer import GANDLFeaturizer
 from gandl.images import ImageCollection
 from gandl.images._state import pack_table
@@ -251,14 +252,14 @@ def _featurizer_identity(featurizer: Any) -> dict[str, Any]:
     """What an embedding depends on besides the images."""
     features = featurizer._resolve("features")
     check_features(features, featurizer.config_)
-    whitening = featurizer._whitening() or ()
+    whitening = whitening_of(featurizer) or ()
     ranges = [featurizer.intensity_range_] if featurizer.intensity == "dataset" else []
     weights = [
         weight
         for name, weight in sorted(featurizer.weights_.items())
         if name.startswith("discriminator.")
     ]
-    dtype = activation_dtype(featurizer.precision, featurizer._device())
+    dtype = activation_dtype(featurizer.precision, device_of(featurizer))
     return {
         "weights": _digest(weights),
         "features": features,

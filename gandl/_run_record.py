@@ -28,6 +28,11 @@ def inputs(options: argparse.Namespace) -> dict[str, Path]:
     return {name: path for name, path in given.items() if path is not None}
 
 
+def beside(out: Path) -> Path:
+    """Where the record of one file lies."""
+    return out.with_name(out.name + ".run.json")
+
+
 def make_record(
     options: argparse.Namespace,
     model: Any = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -31,9 +32,15 @@ def device_of(featurizer: Any) -> str:
             f"device={featurizer.device!r}, but PyTorch sees no CUDA device: install a "
             'build of PyTorch for CUDA, or use device="auto".'
         )
-    if featurizer.device != "auto":
+    if featurizer.device not in ("auto", "cuda"):
         return featurizer.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    # Processes that torchrun starts on a machine take one each.
+    local_rank = os.environ.get("LOCAL_RANK")
+    if local_rank is None:
+        return "cuda"
+    return f"cuda:{int(local_rank) % torch.cuda.device_count()}"
 
 
 def discriminator_of(featurizer: Any) -> Discriminator:

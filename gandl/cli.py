@@ -17,14 +17,14 @@ import pandas as pd
 
 import gandl  # whose classes, and with them torch, are loaded where they are used
 from gandl._arguments import make_parser
-from gandl._files import whole_file
+from gandl._files import is_writer, whole_file
 from gandl._plate_map import (
     join_plate_map,
     read_plate_map,
     several_images,
     well_kinds,
 )
-from gandl._run_record import inputs, make_record, write_record
+from gandl._run_record import beside, inputs, make_record, write_record
 from gandl._tables import read_table, with_usual_names
 from gandl.images import ImageCollection
 from gandl.profiles import (
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
+        (_COMMANDS[options.command] if is_writer() else _work_along)(options)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         _tell(f"gandl {options.command}: {error}")
         return 1
@@ -90,26 +90,45 @@ def _fit(options: argparse.Namespace) -> None:
     images = _with_plate_range(images, options.intensity, options)
     model = _featurizer(options).fit(images)
     model.save(out, overwrite=options.overwrite)
-    write_record(_beside(out), make_record(options, model, images))
+    write_record(beside(out), make_record(options, model, images))
     print(f"Model: {out}")
 
 
+def _work_along(options: argparse.Namespace) -> None:
+    """What further processes under torchrun do: train or embed, and write no result."""
+    if getattr(options, "rows_per_partition", None) is not None:
+        _embed_partitions(options)
+    elif hasattr(options, "minutes") and not getattr(options, "model", None):
+        images, _ = _images(options)
+        _featurizer(options).fit(_with_plate_range(images, options.intensity, options))
+
+
 def _embed(options: argparse.Namespace) -> None:
-    n_rows = options.rows_per_partition
-    if n_rows is not None and options.overwrite:
-        raise ValueError("--rows-per-partition continues: leave out --overwrite.")
-    out = _free(options) if n_rows is None else options.out
+    if options.rows_per_partition is not None:
+        _embed_partitions(options)
+        return
+    out = _free(options)
     model = _load(options.model)
     images, known = _images(options)
     images = _with_plate_range(images, model.intensity, options)
-    if n_rows is not None:
-        how = {"metadata": known, "rows_per_partition": n_rows}
-        gandl.embed_to_parquet(model.set_params(verbose=True), images, out, **how)
-    else:
-        profiles = _profiles(model, images, known)
-        write_profiles(profiles, out, overwrite=options.overwrite)
-    write_record(_beside(out), make_record(options, model, images))
-    print(f"Embeddings of {len(images)} images: {out}")
+    profiles = _profiles(model, images, known)
+    write_profiles(profiles, out, overwrite=options.overwrite)
+    write_record(beside(out), make_record(options, model, images))
+    print(f"Embeddings of {len(profiles)} images: {out}")
+
+
+def _embed_partitions(options: argparse.Namespace) -> None:
+    """Embed this process's share of the partitions."""
+    if options.overwrite:
+        raise ValueError("--rows-per-partition continues: leave out --overwrite.")
+    model = _load(options.model).set_params(verbose=True)
+    images, known = _images(options)
+    images = _with_plate_range(images, model.intensity, options)
+    how = {"metadata": known, "rows_per_partition": options.rows_per_partition}
+    gandl.embed_to_parquet(model, images, options.out, **how)
+    if is_writer():
+        write_record(beside(options.out), make_record(options, model, images))
+        print(f"Embeddings of {len(images)} images: {options.out}")
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -154,7 +173,7 @@ def _generate(options: argparse.Namespace) -> None:
     with whole_file(out) as part:
         # One page a channel of an image, as ImageJ has stacks.
         tifffile.imwrite(part, made, imagej=True, metadata={"axes": "TCYX"})
-    write_record(_beside(out), make_record(options, model))
+    write_record(beside(out), make_record(options, model))
     n, n_channels, height, width = made.shape
     print(f"{n} images, {n_channels} channels of {height} x {width}: {out}")
 
@@ -446,10 +465,6 @@ def _free(options: argparse.Namespace) -> Path:
         raise FileExistsError(f"{str(out)!r} exists: name another, or --overwrite.")
     out.parent.mkdir(parents=True, exist_ok=True)
     return out
-
-
-def _beside(out: Path) -> Path:
-    return out.with_name(out.name + ".run.json")
 
 
 @contextmanager

@@ -307,6 +307,9 @@ class GANDLFeaturizer(
         -----
         Ctrl-C and SIGTERM act when the step that runs has ended, and what was fitted
         so far is kept; a second one acts at once.
+
+        Under ``torchrun``, processes train one model together, each on its share of
+        every batch, and all end with the same fit.
         """
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)

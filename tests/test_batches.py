@@ -87,6 +87,40 @@ def test_a_batch_depends_on_its_number_alone():
     assert np.array_equal(taken(0, 9)[6:], taken(6, 3))
 
 
+@pytest.mark.parametrize("read_bytes", [2**25, 2 * 40 * 40])
+def test_a_share_of_a_batch_is_read_alone_and_cropped_the_same(monkeypatch, read_bytes):
+    monkeypatch.setattr("gandl._batches._READ_BYTES", read_bytes)
+    images = np.random.default_rng(0).integers(0, 256, (10, 1, 40, 40), dtype="uint8")
+    collection = ImageCollection.from_array(images)
+    read = []
+    load = ImageCollection.load_batch
+
+    def counted(self, rows, **options):
+        read.extend(rows)
+        return load(self, rows, **options)
+
+    monkeypatch.setattr(ImageCollection, "load_batch", counted)
+
+    def first_batch(**options):
+        read.clear()
+        batches = training_batches(
+            collection,
+            np.array([[0.0, 255.0]]),
+            size=32,
+            batch_size=8,
+            seed=[3],
+            **options,
+        )
+        with closing(batches):
+            return next(batches), list(read[: len(options.get("share", range(8)))])
+
+    whole, rows = first_batch()
+    for share in (np.array([0, 1, 4, 5]), np.array([2, 3, 6, 7])):
+        part, of_part = first_batch(share=share)
+        assert np.array_equal(part, whole[share])
+        assert of_part == [rows[k] for k in share]
+
+
 def test_reading_ahead_keeps_order_and_passes_errors_on():
     assert list(read_ahead(lambda k: k * k, range(5))) == [0, 1, 4, 9, 16]
     results = read_ahead(lambda k: 1 / k, [1, 2, 0, 3])

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gandl.gan._ranks import rand, randn
+
 
 def dihedral(images: Tensor, rng: torch.Generator) -> Tensor:
     """Flip and turn each image by one of the eight symmetries of the square."""
-    coins = torch.rand((3, len(images), 1, 1, 1), generator=rng, device=images.device)
+    coins = rand((3, len(images), 1, 1, 1), rng, images.device, dim=1)
     images = torch.where(coins[0] < 0.5, images.flip(3), images)
     images = torch.where(coins[1] < 0.5, images.flip(2), images)
     return torch.where(coins[2] < 0.5, images.transpose(2, 3), images)
@@ -34,10 +36,10 @@ def adaptive_augment(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     device = images.device
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=rng, device=device)
+        return rand(shape, rng, device)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=rng, device=device)
+        return randn(shape, rng, device)
 
     def with_probability(values: Tensor, neutral: float) -> Tensor:
         chosen = uniform(n, *[1] * (values.ndim - 1)) < p
@@ -67,8 +69,8 @@ def random_view(
     """
     n, n_channels = images.shape[:2]
     device = images.device
-    geometry = torch.rand((4, n), generator=rng, device=device)
-    normal = torch.randn((3, n, n_channels, 1, 1), generator=rng, device=device)
+    geometry = rand((4, n), rng, device, dim=1)
+    normal = randn((3, n, n_channels, 1, 1), rng, device, dim=1)
     images = _warp(
         images,
         angle=2 * math.pi * geometry[0],
@@ -79,7 +81,7 @@ def random_view(
     )
     intensity = ((images + 1) / 2).clamp(min=1e-4)
     intensity = intensity ** (0.2 * normal[0]).exp() * (0.25 * normal[1]).exp()
-    noise = torch.randn(images.shape, generator=rng, device=device)
+    noise = randn(images.shape, rng, device)
     return 2 * intensity - 1 + 0.04 * noise
 
 

@@ -9,6 +9,7 @@ import torch
 from gandl.gan._discriminator import Discriminator
 from gandl.gan._generator import Generator
 from gandl.gan._layers import block_widths
+from gandl.gan._ranks import GROUP
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,6 @@ class GANConfig:
             size=self.size,
             channel_base=self.channel_base,
             channel_max=self.channel_max,
-            stddev_group=0 if self.loss == "r3gan" else 4,
+            stddev_group=0 if self.loss == "r3gan" else GROUP,
             detail=self.detail,
         )

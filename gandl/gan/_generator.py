@@ -15,6 +15,7 @@ from gandl.gan._layers import (
     resolutions,
 )
 from gandl.gan._operators import upsample_edge
+from gandl.gan._ranks import rand, randn
 
 
 class Mapping(nn.Module):
@@ -62,7 +63,7 @@ class StyledConv(nn.Module):
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator) -> Tensor:
         x = self.conv(x, w)
         shape = (len(x), 1, *x.shape[2:])
-        noise = torch.randn(shape, generator=rng, device=x.device)
+        noise = randn(shape, rng, x.device)
         offset = self.bias[None, :, None, None] + noise * self.noise_strength
         return leaky_relu(x + offset.to(x.dtype))
 
@@ -179,7 +180,7 @@ class Generator(nn.Module):
             The latents.
         """
         device = self.constant.device
-        return torch.randn((n, self.latent_dim), generator=rng, device=device)
+        return randn((n, self.latent_dim), rng, device)
 
     def styles(
         self,
@@ -215,7 +216,7 @@ class Generator(nn.Module):
         if mixing == 0:
             return ws
         other = self.mapping(self.latents(n, rng))[:, None]
-        draws = torch.rand((2, n, 1, 1), generator=rng, device=w.device)
+        draws = rand((2, n, 1, 1), rng, w.device, dim=1)
         cut = 1 + (draws[0] * (self.n_styles - 1)).floor()
         layer = torch.arange(self.n_styles, device=w.device)[None, :, None]
         return torch.where((layer >= cut) & (draws[1] < mixing), other, ws)

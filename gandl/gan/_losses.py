@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gandl.gan._layers import at_least_float32, follow
+from gandl.gan._ranks import ALONE, Ranks, randn
 
 LOSSES = ("logistic", "wgan-gp", "r3gan")
 
@@ -55,7 +56,11 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def path_length_penalty(
-    images: Tensor, ws: Tensor, mean_length: Tensor, rng: torch.Generator
+    images: Tensor,
+    ws: Tensor,
+    mean_length: Tensor,
+    rng: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Path-length penalty and the updated running mean length.
 
@@ -64,12 +69,14 @@ def path_length_penalty(
     et al. 2020, section 3.2.
     """
     height, width = images.shape[2:]
-    noise = torch.randn(images.shape, generator=rng, device=images.device)
+    noise = randn(images.shape, rng, images.device)
     product = (images * noise).sum() / math.sqrt(height * width)
     (grad,) = torch.autograd.grad(product, ws, create_graph=True)
     lengths = grad.square().sum(dim=2).mean(dim=1).sqrt()
     mean_length = mean_length.clone()
-    follow(mean_length, lengths.detach().mean(), 0.01)
+    mean_of_batch = lengths.detach().mean()
+    ranks.mean_([mean_of_batch])
+    follow(mean_length, mean_of_batch, 0.01)
     return (lengths - mean_length).square().mean(), mean_length
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gandl.gan._augment import adaptive_augment, dihedral, random_view
 from gandl.gan._config import GANConfig
 from gandl.gan._discriminator import Discriminator
-from gandl.gan._layers import EqualLinear, leaky_relu
+from gandl.gan._layers import EqualLinear, at_least_float32, leaky_relu
 from gandl.gan._losses import (
     contrastive_loss,
     discriminator_loss,
@@ -24,6 +24,7 @@ from gandl.gan._losses import (
     path_length_penalty,
     squared_gradient,
 )
+from gandl.gan._ranks import ALONE, Ranks, SharedGenerator, rand
 
 
 class ContrastHead(nn.Module):
@@ -52,6 +53,8 @@ class Trainer:
         Where the networks live.
     dtype : torch.dtype
         Type of activations; weights, statistics and losses stay float32.
+    ranks : Ranks
+        The processes that train together, each on its share of every batch.
 
     See Also
     --------
@@ -76,8 +79,9 @@ class Trainer:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.device = torch.device(device)
         init = torch.Generator().manual_seed(seed)
         self.generator = config.generator(init).to(device)
@@ -89,7 +93,8 @@ class Trainer:
             network.dtype = dtype
         # A seed of its own: latents are not to repeat the draws of the weights.
         own = int(torch.randint(2**62, (), generator=init))
-        self.rng = torch.Generator(device).manual_seed(own)
+        self.rng = SharedGenerator(ranks, self.device)
+        self.rng.manual_seed(own)
         self.n_steps = 0
         self.n_images = 0
         self.augment_p = config.augment or 0.0
@@ -134,7 +139,8 @@ class Trainer:
         Parameters
         ----------
         real : Tensor of shape (N, C, size, size)
-            Real images from -1, dark, to 1, on the trainer's device.
+            Real images from -1, dark, to 1, on the trainer's device; of several ranks,
+            this one's share of the batch.
         learning_rate_scale : float, default=1.0
             Factor of the learning rate in this step.
 
@@ -156,7 +162,7 @@ class Trainer:
             losses |= self._adversarial_step(real)
         self._n_broken += self._broken.sum() > before
         self.n_steps += 1
-        self.n_images += len(real)
+        self.n_images += len(real) * self.ranks.size
         return losses
 
     def _update_by_contrast(self, real: Tensor) -> Tensor:
@@ -174,8 +180,10 @@ class Trainer:
         loss.backward()
         parameters = [p for g in optimizer.param_groups for p in g["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
+        of_all = loss.detach().clone()
+        self.ranks.mean_([*gradients, of_all])
         length = torch.nn.utils.get_total_norm(gradients)
-        broken = (~(loss.detach() + length).isfinite()).float()
+        broken = (~(of_all + length).isfinite()).float()
         optimizer.found_inf = broken  # type: ignore[attr-defined]
         optimizer.step()
         self._broken[[*self.optimizers].index(name)] += broken
@@ -211,7 +219,8 @@ class Trainer:
         return bool(torch.stack([w.isfinite().all() for w in states]).all())
 
     def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
-        n = min(self.config.adversarial_batch, len(real))
+        n_all = len(real) * self.ranks.size
+        n = min(self.config.adversarial_batch, n_all) // self.ranks.size
         ws = self.generator.styles(
             n, self.rng, mixing=self.config.style_mixing, step=self.n_steps
         )
@@ -221,9 +230,10 @@ class Trainer:
         losses = self._update_discriminator(real_seen, fake_seen.detach())
         # The same generated images serve the generator: its weights have not moved.
         losses["generator"] = self._update_generator(fake_seen, real_seen)
-        self._update_average(len(real))
+        self._update_average(n_all)
+        self._agree(losses)
         if self.config.augment is None and self.n_steps % 4 == 3:
-            self._adapt_augmentation(4 * n)
+            self._adapt_augmentation(4 * n * self.ranks.size)
         return losses
 
     def _update_discriminator(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -254,17 +264,17 @@ class Trainer:
             r2 = squared_gradient(fake_logits, fake).mean()
             loss = loss + self.config.r1_gamma / 2 * (r1 + r2)
         if kind == "wgan-gp":
-            share = torch.rand(
-                (len(real), 1, 1, 1), generator=self.rng, device=real.device
-            )
+            share = rand((len(real), 1, 1, 1), self.rng, real.device)
             between = torch.lerp(real, fake, share).requires_grad_()
             loss = loss + 10 * gradient_penalty(network(between), between)
         return loss
 
     def _contrastive_loss(self, real: Tensor) -> Tensor:
         views = torch.cat([random_view(real, self.rng), random_view(real, self.rng)])
-        maps = self.discriminator.trunk(views)[-1]
-        return contrastive_loss(*self.contrast_head(maps).chunk(2))
+        projected = self.contrast_head(self.discriminator.trunk(views)[-1])
+        first, second = at_least_float32(projected).chunk(2)
+        # Each view is compared with those of all ranks.
+        return contrastive_loss(self.ranks.gather(first), self.ranks.gather(second))
 
     def _r1(self, real: Tensor) -> Tensor:
         real = real.detach().requires_grad_()
@@ -294,7 +304,7 @@ class Trainer:
         ws = self.generator.styles(n, self.rng, mixing=self.config.style_mixing)
         images = self.generator.synthesize(ws, self.rng)
         penalty, self.mean_path_length = path_length_penalty(
-            images, ws, self.mean_path_length, self.rng
+            images, ws, self.mean_path_length, self.rng, self.ranks
         )
         return penalty
 
@@ -307,6 +317,15 @@ class Trainer:
         ):
             ours.lerp_(theirs, 1 - decay)
         self.average.mapping.mean_style.copy_(self.generator.mapping.mean_style)
+
+    def _agree(self, losses: dict[str, Tensor]) -> None:
+        """Average over ranks what each has measured on its own images."""
+        statistics = [
+            self.discriminator.mean_stddev,
+            self.generator.mapping.mean_style,
+            self.average.mapping.mean_style,
+        ]
+        self.ranks.mean_([*statistics, *losses.values(), *self._signs[-1:]])
 
     def _adapt_augmentation(self, n: int) -> None:
         sign = torch.stack(self._signs).mean().item()
