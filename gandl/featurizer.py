@@ -87,10 +87,9 @@ class GANDLFeaturizer(
         Stop after so many minutes, if before ``max_kimg``. The weights then depend on
         the speed of the machine.
     checkpoint_dir : str or path, default=None
-        A folder for checkpoints of this one training, written every five minutes, at
-        the end and when interrupted; the last two are kept. ``fit`` with the same
-        parameters and images continues from it. A folder serves one training: leave
-        it None in searches and cross-validation. Takes the extra "hub".
+        A folder for checkpoints of one training, not of a search, every five minutes,
+        at the end and when interrupted; the last two are kept. ``fit`` with the same
+        parameters and images continues from it. Takes the extra "hub".
     memory : str or joblib.Memory, default=None
         Where trainings are kept: ``fit`` with the same images and parameters is taken
         from there. Training does not depend on ``features``, ``n_views`` and
@@ -128,8 +127,7 @@ class GANDLFeaturizer(
         same weights bit for bit on the same machine, on the CPU with the same number
         of threads.
     verbose : bool, default=False
-        Show a line with images seen, speed, time left, losses and augmentation; in
-        ``transform``, images embedded.
+        Show a line with images seen, speed, time left and losses, or images embedded.
 
     Attributes
     ----------
@@ -306,10 +304,8 @@ class GANDLFeaturizer(
         Notes
         -----
         Ctrl-C and SIGTERM act when the step that runs has ended, and what was fitted
-        so far is kept; a second one acts at once.
-
-        Under ``torchrun``, processes train one model together, each on its share of
-        every batch, and all end with the same fit.
+        so far is kept; a second one acts at once. Under ``torchrun``, processes train
+        one model together, each on its share of every batch.
         """
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)

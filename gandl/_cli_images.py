@@ -1,0 +1,211 @@
+"""Images and wells that the command line names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gandl._plate_map import join_plate_map, read_plate_map, several_images, well_kinds
+from gandl._tables import read_table, with_usual_names
+from gandl.images import ImageCollection
+
+
+def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]:
+    """The selected images of a folder or a table, and what is known of each."""
+    source = options.images
+    if not source.exists():
+        raise FileNotFoundError(f"There is no {str(source)!r}.")
+    if any((source / name).exists() for name in (".zattrs", "zarr.json")):
+        images = _from_ome(ImageCollection.from_ome_zarr, options)
+    elif source.name.lower().endswith((".ome.tif", ".ome.tiff")):
+        images = _from_ome(ImageCollection.from_ome_tiff, options)
+    elif source.is_dir():
+        images = ImageCollection.from_folder(
+            source,
+            options.pattern,
+            channels=_channel_names(options),
+            z=options.z,
+            t=options.t,
+            on_error=options.on_error,
+        )
+    else:
+        images = _from_table(source, options)
+    if options.illumination:
+        images = images.with_illumination(by=_plate_columns(images, options))
+    if len(skipped := images.skipped):
+        first = skipped.iloc[0]
+        tell(
+            f"Images left out: {len(skipped)}; the first: {first['path']!r}: "
+            f"{first['reason']}"
+        )
+    known = with_plate_map(with_usual_names(images.metadata), options)
+    known = with_plates(known, options)
+    rows = selected(known, options)
+    return images[rows], known.iloc[rows]
+
+
+def with_plate_range(
+    images: ImageCollection, intensity: str, options: argparse.Namespace
+) -> ImageCollection:
+    """Take each plate's intensity range from its images, if ``intensity`` is that."""
+    if intensity != "plate":
+        return images
+    return images.with_intensity_range(by=_plate_columns(images, options))
+
+
+def _plate_columns(
+    images: ImageCollection, options: argparse.Namespace
+) -> list[str] | None:
+    """The columns of the images' own metadata that name a plate; None: all are one."""
+    usual = dict(zip(with_usual_names(images.metadata), images.metadata, strict=True))
+    names = getattr(options, "batch", None) or ["plate"]
+    if names == ["plate"] and "plate" not in usual:
+        return None
+    return [usual.get(name, name) for name in names]
+
+
+def selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
+    """Numbers of the rows that --select takes."""
+    if not options.select:
+        return np.arange(len(known))
+    try:
+        rows = known.reset_index(drop=True).query(options.select).index.to_numpy()
+    except Exception as error:  # pandas raises many kinds
+        raise ValueError(
+            f"--select {options.select!r}: {error}. There are the columns "
+            f"{list(known)}."
+        ) from None
+    if not len(rows):
+        raise ValueError(f"--select {options.select!r} takes no row.")
+    return rows
+
+
+def _from_ome(
+    read: Callable[..., ImageCollection], options: argparse.Namespace
+) -> ImageCollection:
+    images = read(options.images, z=options.z, t=options.t, on_error=options.on_error)
+    names = _channel_names(options)
+    if isinstance(names, dict):
+        raise ValueError("--channels does not rename those of OME files.")
+    return images.with_channels(names) if names else images
+
+
+def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
+    table = read_table(source)
+    root = options.root or source.parent
+    names = _channel_names(options)
+    how: Any = {"z": options.z, "t": options.t, "on_error": options.on_error}
+    if any(name.startswith(("FileName_", "URL_")) for name in map(str, table)):
+        return ImageCollection.from_load_data(
+            source, root=options.root, channels=names, **how
+        )
+    if isinstance(names, dict):
+        raise ValueError("--channels does not rename those of a table of paths.")
+    images = ImageCollection.from_table(table, path=options.path, root=root, **how)
+    return images.with_channels(names) if names else images
+
+
+def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | None:
+    """The channels to use: as they are, or renamed by "1=DNA 2=actin"."""
+    given: list[str] | None = options.channels
+    if not given or not any("=" in name for name in given):
+        return given
+    pairs = [name.partition("=") for name in given]
+    if not all(new for _, _, new in pairs):
+        raise ValueError(f"--channels {' '.join(given)}: rename all or none, as 1=DNA.")
+    return {old: new for old, _, new in pairs}
+
+
+def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    path = getattr(options, "plate_map", None)
+    if path is None:
+        return known
+    joined, unused = join_plate_map(known, read_plate_map(path))
+    if unused:
+        tell(f"In the plate map, but without images: {unused}.")
+    return joined
+
+
+def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    """Make sure of a column of plates, of one name a plate."""
+    columns = getattr(options, "batch", None) or ["plate"]
+    if columns == ["plate"] and "plate" not in known:
+        return known.assign(plate="1")
+    missing = [name for name in columns if name not in known]
+    if missing:
+        raise ValueError(f"There is no column {missing[0]!r}, but {list(known)}.")
+    names = known[columns]
+    without = np.flatnonzero(names.isna().any(axis=1))
+    if len(without):
+        raise ValueError(f"Row {without[0]} has no {' and '.join(columns)}.")
+    return known.assign(plate=names.astype(str).agg("/".join, axis=1))
+
+
+def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Refuse wells that cannot be scored, and tell which are left out."""
+    kinds = well_kinds_of(known, options)
+    check_sites(known)
+    wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
+    for plate, mine in wells.groupby("plate"):
+        counts = mine["kind"].value_counts()
+        n = counts.get(options.negative, 0)
+        if n < 3:  # a standard deviation of two values is none
+            raise ValueError(
+                f"Plate {plate} has too few wells that are controls "
+                f"{options.negative!r}: {n}. A plate needs three; others can be left "
+                "out by --select."
+            )
+        n = counts.get(options.positive, 0)
+        if n < 2:
+            tell(
+                f"Plate {plate} has too few wells that are controls "
+                f"{options.positive!r} to say whether its controls separate: {n}."
+            )
+    if n := int(wells["left_out"].sum()):
+        tell(
+            f"Left out: {n} wells with a compound whose {options.control} is not "
+            f"{options.positive!r}."
+        )
+
+
+def check_sites(known: pd.DataFrame) -> None:
+    """Refuse images of different plates that have one name, which would be averaged."""
+    place, differ = several_images(known)
+    if not place:
+        return
+    names = " and ".join(differ)
+    if "site" not in known:
+        if differ:
+            tell(f"Images of one well, which differ in {names}, are averaged.")
+        return
+    if not differ:
+        raise ValueError(f"There are several images of {place}: keep one of them.")
+    raise ValueError(
+        f"There are several images of {place}, which differ in {names}: where that "
+        f"makes them different plates, say --batch {' '.join(differ)} plate; otherwise "
+        "take some of them by --select."
+    )
+
+
+def tell(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def well_kinds_of(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    if "well" not in known:
+        raise ValueError(f'There is no column "well", but {list(known)}.')
+    return well_kinds(
+        known,
+        control=options.control,
+        negative=options.negative,
+        positive=options.positive,
+        compound=options.compound,
+        concentration=options.concentration,
+        vehicle=options.vehicle,
+    )
