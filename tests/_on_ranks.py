@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -91,6 +92,11 @@ def fits(folder):
     seen["timed"] = timed.fit(images).n_iter_
     further = timed.partial_fit(images)
     seen["further"] = further.n_iter_, further.training_state_
+    kept = GANDLFeaturizer(**PARAMETERS | {"memory": str(folder / f"kept{rank}")})
+    seen["kept"] = kept.set_params(max_kimg=0.016).fit(images).weights_
+    if rank == 1:
+        shutil.rmtree(folder / "kept1")
+    seen["kept by one"] = kept.set_params(features=8).fit(images).weights_
     stopped = GANDLFeaturizer(**PARAMETERS)
     if rank == 1:
         before_step(5, lambda: signal.raise_signal(signal.SIGTERM))

@@ -95,6 +95,13 @@ def test_the_command_line_trains_on_all_and_writes_once(fitted):
     assert [p.name for p in folder.glob("*.run.json")] == ["model.safetensors.run.json"]
 
 
+def test_where_one_rank_has_lost_what_was_kept_all_train(fitted):
+    for seen in fitted[2]:
+        assert_close(seen["kept"], seen["kept by one"])
+    assert_close(fitted[2][0]["kept by one"], fitted[2][1]["kept by one"])
+    assert (fitted[0] / "kept1").exists()
+
+
 def test_a_fit_leaves_no_process_group(fitted):
     assert not fitted[2][0]["group left"]
 
