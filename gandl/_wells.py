@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 _LETTERS = re.compile(r"([A-Za-z]{1,2})[-_: ]?0*([1-9]\d?)")
@@ -17,7 +18,18 @@ FORMATS = ((8, 12), (16, 24), (32, 48))
 
 def well_position(name: Any) -> tuple[int, int]:
     """Row and column of a well, from 0: "B03", "2-3" and "r02c03" are (1, 2)."""
-    text = str(name).strip()
+    row, column = _position(str(name).strip())
+    if 0 <= row < FORMATS[-1][0] and 0 <= column < FORMATS[-1][1]:
+        return row, column
+    raise ValueError(
+        f"{name!r} is no well: a row from A to AF, then a column from 1 to 48, as in "
+        "A1, A01, A-1, r01c01 or, both as numbers, 1-1."
+    )
+
+
+# The same few names come back for every plate, site and channel of a screen.
+@lru_cache(maxsize=4096)
+def _position(text: str) -> tuple[int, int]:
     row = column = -1
     if match := _LETTERS.fullmatch(text):
         for letter in match[1].upper():
@@ -26,12 +38,7 @@ def well_position(name: Any) -> tuple[int, int]:
     for numbers in _NUMBERS:
         if match := numbers.fullmatch(text):
             row, column = int(match[1]) - 1, int(match[2]) - 1
-    if 0 <= row < FORMATS[-1][0] and 0 <= column < FORMATS[-1][1]:
-        return row, column
-    raise ValueError(
-        f"{name!r} is no well: a row from A to AF, then a column from 1 to 48, as in "
-        "A1, A01, A-1, r01c01 or, both as numbers, 1-1."
-    )
+    return row, column
 
 
 def well_name(name: Any) -> str:

@@ -215,7 +215,7 @@ def _walk(
 # Fields and literals together are the whole name, so the name can be put together
 # again from the fields.
 def _path(root: str, pattern: str, values: Mapping[str, str]) -> str:
-    return os.path.join(root, *pattern.format(**values).split("/"))
+    return os.path.join(root, pattern.format(**values).replace("/", os.sep))
 
 
 def _columns(rows: Sequence[Mapping[str, str]], fields: list[str]) -> pd.DataFrame:
@@ -250,7 +250,10 @@ def _group_files(
     for values in found:
         image = tuple(values[f] for f in rest)
         images.setdefault(image, set()).add(tuple(values[f] for f in parts))
-    keys = sorted(images, key=lambda image: [natural_key(value) for value in image])
+    # Values are few, images many: each value's place is looked up.
+    known = sorted({value for image in images for value in image}, key=natural_key)
+    place = {value: k for k, value in enumerate(known)}
+    keys = sorted(images, key=lambda image: [place[value] for value in image])
     rows = [dict(zip(rest, image, strict=True)) for image in keys]
     paths = []
     for row, image in zip(rows, keys, strict=True):

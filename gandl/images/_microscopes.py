@@ -158,9 +158,9 @@ def _files(root: str) -> Iterator[str]:
             if target not in seen
         )
         seen.update(targets)
-        for name in sorted(names):
-            path = os.path.relpath(os.path.join(folder, name), root)
-            yield path.replace(os.sep, "/")
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        start = "" if below == "." else below + "/"
+        yield from (start + name for name in sorted(names))
 
 
 class _Match(NamedTuple):

@@ -214,7 +214,8 @@ class DoseResponseScorer(BaseEstimator):
         if len(missing):
             raise ValueError(f"Row {missing[0]} has no compound.")
         position, names = pd.factorize(compound, sort=True)
-        rows = [np.flatnonzero(position == k) for k in range(len(names))]
+        ends = np.bincount(position).cumsum()[:-1]
+        rows = np.split(np.argsort(position, kind="stable"), ends)
         of = None if batch is None else batch_of_rows(batch, len(scores))
         judged = [self._by_dose(scores[where], dose[where]) for where in rows]
         fitted = [
@@ -268,9 +269,9 @@ class DoseResponseScorer(BaseEstimator):
         known = axis.control_scores_[:, 0]
         joins = (axis.control_kinds_ == 1) & ~np.isnan(known)
         if batch is not None:
-            joins &= np.isin(
-                axis.control_batches_, np.unique(batch_of_rows(batch, len(on)))
-            )
+            named = np.unique(batch_of_rows(batch, len(on)))
+            # By hash: np.isin sorts all controls, for each compound anew.
+            joins &= pd.Series(axis.control_batches_, dtype=object).isin(named)
         return (
             np.append(concentration, np.zeros(joins.sum())),
             np.append(on, known[joins]),

@@ -164,13 +164,14 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         chosen = kind >= 0
         X, kind, rows = X[chosen], kind[chosen], rows[chosen]
         self.batches_ = sorted_batches(rows)
+        of = batch_positions(rows, self.batches_)
         axes, found = [], []
         self.control_kinds_, self.control_batches_ = kind, rows
         self.control_scores_ = np.full((len(X), 2), np.nan)
         if self.pooled:
             parts = [("all", np.ones(len(X), dtype=bool))]
         else:
-            parts = [(name, rows == name) for name in self.batches_]
+            parts = [(name, of == b) for b, name in enumerate(self.batches_)]
         for name, mine in parts:
             axes.append(self._axis(X[mine], kind[mine], name))
             scores = self._held_out_scores(X[mine], kind[mine], name)
@@ -178,8 +179,8 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         self.origins_, self.directions_, self.weights_ = map(
             np.stack, zip(*axes, strict=True)
         )
-        for name in self.batches_:
-            on = [self.control_scores_[(rows == name) & (kind == k), 0] for k in (0, 1)]
+        for b in range(len(self.batches_)):
+            on = [self.control_scores_[(of == b) & (kind == k), 0] for k in (0, 1)]
             counts = {"n_negative": len(on[0]), "n_positive": len(on[1])}
             measured = separation(*on)
             separate = measured["cohens_d"] >= _POOR  # not if it is NaN
@@ -372,8 +373,11 @@ def separation(negative: np.ndarray, positive: np.ndarray) -> dict[str, float]:
         both = np.hypot(*spread)
         z_prime = 1 - 3 * sum(spread) / difference if difference > 0 else -np.inf
         ssmd = difference / both
-    auc = (positive[:, None] > negative).mean()
-    auc += (positive[:, None] == negative).mean() / 2
+    # Negative ones below each positive one, ties by halves; in order, since all pairs
+    # of a screen's controls are too many.
+    ordered = np.sort(negative)
+    below = [np.searchsorted(ordered, positive, side) for side in ("left", "right")]
+    auc = np.mean(below) / len(negative)
     return {
         "z_prime": float(z_prime) if np.isfinite(difference) else np.nan,
         "ssmd": float(ssmd),
