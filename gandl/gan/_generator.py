@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from gandl.gan._layers import (
+    ACTIVATION_GAIN,
     EqualLinear,
     ModulatedConv2d,
     at_least_float32,
     channels_at,
     follow,
     leaky_relu,
+    leaky_relu_,
     resolutions,
 )
 from gandl.gan._operators import upsample_edge
@@ -60,11 +62,15 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator) -> Tensor:
-        x = self.conv(x, w)
-        shape = (len(x), 1, *x.shape[2:])
-        noise = torch.randn(shape, generator=rng, device=x.device)
-        offset = self.bias[None, :, None, None] + noise * self.noise_strength
-        return leaky_relu(x + offset.to(x.dtype))
+        x, scale = self.conv.unscaled(x, w)
+        noise = torch.randn((len(x), 1, *x.shape[2:]), generator=rng, device=x.device)
+        noise = noise * (self.noise_strength * ACTIVATION_GAIN)
+        scale, bias = (
+            (t * ACTIVATION_GAIN).to(x.dtype)[..., None, None]
+            for t in (scale, self.bias)
+        )
+        x = torch.addcmul(bias, x, scale).add_(noise.to(x.dtype))
+        return leaky_relu_(x)
 
 
 class ToImage(nn.Module):
