@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +48,23 @@ def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
+def smooth(x: Tensor) -> Tensor:
+    return lowpass(F.pad(x, (1, 1, 1, 1)))
+
+
 def modulated_convolution(
-    x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool, up: bool
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    demodulate: bool,
+    up: bool,
+    smooth: Callable[[Tensor], Tensor] = smooth,
 ) -> Tensor:
-    """Convolve each sample by weights of its own, all in one grouped convolution."""
+    """Convolve each sample by weights of its own, all in one grouped convolution.
+
+    ``smooth`` is the filter after a convolution that doubles the size.
+    """
     n, n_in, height, width = x.shape
     n_out, kernel = weight.shape[0], weight.shape[-1]
     weights = weight[None] * style[:, None, :, None, None]
@@ -59,13 +73,13 @@ def modulated_convolution(
         weights = weights * torch.rsqrt(power + 1e-8)
     x, weights = x.reshape(1, n * n_in, height, width), weights.to(x.dtype)
     if up:
-        weights = weights.transpose(1, 2).reshape(n * n_in, n_out, kernel, kernel)
+        weights = 4 * weights.transpose(1, 2)
+        weights = weights.reshape(n * n_in, n_out, kernel, kernel)
         x = F.conv_transpose2d(x, weights, stride=2, groups=n)
-        x = lowpass(F.pad(x, (1, 1, 1, 1)), gain=4.0)
-    else:
-        weights = weights.reshape(n * n_out, n_in, kernel, kernel)
-        x = F.conv2d(x, weights, padding=kernel // 2, groups=n)
-    return x.reshape(n, n_out, *x.shape[2:])
+        return smooth(x.reshape(n, n_out, *x.shape[2:]))
+    weights = weights.reshape(n * n_out, n_in, kernel, kernel)
+    x = F.conv2d(x, weights, padding=kernel // 2, groups=n)
+    return x.reshape(n, n_out, height, width)
 
 
 class Linear(nn.Module):
