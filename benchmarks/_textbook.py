@@ -303,7 +303,9 @@ class Trainer:
         with torch.no_grad():
             fake, _ = self.draw(n)
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
-        self.descend(1, F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
+        self.descend(
+            1, F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+        )
         if self.n_steps % config.r1_interval == 0:
             self.descend(1, config.r1_interval * self.r1(real))
         self.discriminator.requires_grad_(False)
@@ -336,5 +338,3 @@ class Trainer:
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
         self.mean_length = self.mean_length.lerp(lengths.detach().mean(), 0.01)
         return (lengths - self.mean_length).square().mean()
-
-

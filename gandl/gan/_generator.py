@@ -63,12 +63,11 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator) -> Tensor:
         x, scale = self.conv.unscaled(x, w)
+        assert scale is not None
         noise = torch.randn((len(x), 1, *x.shape[2:]), generator=rng, device=x.device)
         noise = noise * (self.noise_strength * ACTIVATION_GAIN)
-        scale, bias = (
-            (t * ACTIVATION_GAIN).to(x.dtype)[..., None, None]
-            for t in (scale, self.bias)
-        )
+        scale = (scale * ACTIVATION_GAIN).to(x.dtype)[:, :, None, None]
+        bias = (self.bias * ACTIVATION_GAIN).to(x.dtype)[:, None, None]
         x = torch.addcmul(bias, x, scale).add_(noise.to(x.dtype))
         return leaky_relu_(x)
 
