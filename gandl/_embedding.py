@@ -19,6 +19,7 @@ from gandl._batches import (
     regrouped,
     tiles,
 )
+from gandl._tensors import upload
 from gandl.gan import Discriminator, Generator
 from gandl.images import ImageCollection
 
@@ -61,7 +62,7 @@ def embed(
             n_turns = min(8, -(-n_views // tiles_each))
             parts = []
             for part in torch.from_numpy(batch).flatten(0, 1).split(n_tiles):
-                filled = _filled(part, n_tiles).to(device)
+                filled = upload(_filled(part, n_tiles), device)
                 views = [network.embed(t, features) for t in turned(filled, n_turns)]
                 parts.append(torch.stack(views).mean(dim=0)[: len(part)])
             per_image = torch.cat(parts).unflatten(0, (-1, tiles_each)).mean(dim=1)
@@ -69,11 +70,13 @@ def embed(
                 mean, matrix = affine
                 # Row by row: in a product of matrices, bits depend on a row's place.
                 per_image = torch.stack([row @ matrix for row in per_image - mean])
-            embedded.append(per_image.cpu())
+            embedded.append(per_image)
+            # Those before: a GPU is not waited for while the next are read.
+            embedded[-2:-1] = [rows.cpu() for rows in embedded[-2:-1]]
             if progress and len(images) > n_images:
                 n = min(len(embedded) * n_images, len(images))
                 progress(n / len(images), f"{n:,} of {len(images):,} images embedded")
-    return torch.cat(embedded).numpy()
+    return torch.cat([rows.cpu() for rows in embedded]).numpy()
 
 
 def _cut(

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gandl._interrupts import Interrupt
 from gandl._monitor import EVERY, Monitor
 from gandl._progress import LossRecorder, TrainingProgress
-from gandl._tensors import to_arrays, to_tensors
+from gandl._tensors import to_arrays, to_tensors, upload
 from gandl.gan import Trainer
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def train(
     start = time.perf_counter() - 60 * position.minutes
     while position.steps < n_steps and position.fraction < 1:
         scale = learning_rate_scale(schedule, trainer.n_steps, position.fraction)
-        batch = torch.from_numpy(next(batches)).to(trainer.device)
+        batch = upload(torch.from_numpy(next(batches)), trainer.device)
         recorder.add(trainer.step(batch, scale))
         position.steps += 1
         minutes = (time.perf_counter() - start) / 60

@@ -37,6 +37,13 @@ def to_tensors(tree: Any) -> Any:
     return tree
 
 
+def upload(batch: Tensor, device: str | torch.device) -> Tensor:
+    """Copy a batch to a device; to a GPU out of pinned memory, so that nobody waits."""
+    if torch.device(device).type != "cuda":
+        return batch.to(device)
+    return batch.pin_memory().to(device, non_blocking=True)
+
+
 def activation_dtype(precision: str, device: str) -> torch.dtype:
     """Type of activations; "auto" is bfloat16 where that is faster."""
     if precision != "auto":

@@ -2,13 +2,17 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from gandl import ImageCollection
+from gandl.gan import GANConfig, Trainer
+from gandl.gan._losses import path_length_penalty
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -18,7 +22,8 @@ def _scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
     scripts = ("embedding", "reading", "screen", "zero_shot")
-    for name in ("_methods", "_screens", "_tasks", *scripts):
+    scripts += ("textbook", "training_speed")
+    for name in ("_methods", "_screens", "_tasks", "_textbook", "_flops", *scripts):
         sys.modules.pop(name, None)
 
 
@@ -145,3 +150,75 @@ def test_screen(tmp_path, monkeypatch, capsys):
     run(screen, monkeypatch, "--seeds", "0", "--join", out, "--out", tmp_path / "all")
     both = json.loads((tmp_path / "all").read_text())
     assert both["compounds"] == json.loads(out.read_text())["compounds"]
+
+
+SMALL = {"n_channels": 2, "size": 32, "latent_dim": 16, "n_mapping_layers": 2}
+SMALL |= {"channel_base": 256, "channel_max": 16, "adversarial_batch": 8}
+GAME = GANConfig(**SMALL, contrast_learning_rate=0.0, augment=0.0)
+
+
+def test_the_textbook_network_is_gandls():
+    import _textbook
+    import textbook
+
+    assert max(textbook.differences(GAME).values()) < 1e-5
+    ours, theirs = Trainer(GAME, 0), _textbook.Trainer(GAME, "cpu")
+    theirs.load(ours.generator, ours.discriminator)
+    images = textbook.made_batch(GAME, 8)
+    ws = ours.generator.styles(4, ours.rng).detach().requires_grad_()
+    state = ours.rng.get_state()
+    gradients = []
+    for trainer, r1 in ((ours, ours._r1), (theirs, theirs.r1)):
+        trainer.rng.set_state(state)
+        made = trainer.generator.synthesize(ws, trainer.rng)
+        if trainer is ours:
+            zero, rng = torch.zeros(()), trainer.rng
+            path, _ = path_length_penalty(made, ws, zero, rng)
+        else:
+            path = trainer.path_length(made, ws)
+        (r1(images) + path).backward()
+        networks = (trainer.generator, trainer.discriminator)
+        gradients.append([p.grad for n in networks for p in n.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * b.abs().max())
+
+
+@pytest.mark.parametrize("name", ["channels_last", "modulation of maps", "rest"])
+def test_what_is_undone_for_comparison_changes_no_loss(name):
+    import textbook
+
+    # Draws other images; takes penalties in other steps, or another type.
+    other = {"reuse of fakes", "lazy penalties", "bfloat16", "channels_last"}
+    names = [*{*textbook.UNDONE} - other] if name == "rest" else [name]
+    images = textbook.made_batch(GAME, 8)
+    losses = []
+    for undone in ([], names):
+        with ExitStack() as stack:
+            for each in undone:
+                textbook.UNDONE[each][0](stack)
+            trainer = Trainer(GAME, 0)
+            losses.append([trainer.step(images), trainer.step(images)])
+    for ours, theirs in zip(*losses, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5)
+
+
+def test_textbook(tmp_path, monkeypatch, capsys):
+    import textbook
+
+    out = tmp_path / "textbook.json"
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    asked = ("--quick", "--cases", "textbook", "fused optimiser")
+    run(textbook, monkeypatch, *asked, "--out", out)
+    record = json.loads(out.read_text())
+    assert [case["case"] for case in record["cases"]] == [
+        "gandl",
+        "textbook",
+        "fused optimiser",
+    ]
+    assert all(case["training"]["images_per_second"] > 0 for case in record["cases"])
+    assert record["flops"]["plain step"] > 10 * record["flops"]["embedding"] > 0
+    assert "| textbook |" in capsys.readouterr().out

@@ -22,7 +22,7 @@ def dihedral(images: Tensor, rng: torch.Generator) -> Tensor:
     return torch.where(coins[2] < 0.5, images.transpose(2, 3), images)
 
 
-def adaptive_augment(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
+def adaptive_augment(images: Tensor, p: float | Tensor, rng: torch.Generator) -> Tensor:
     """Augment real and generated images alike, each operation with probability ``p``.
 
     The operations of adaptive discriminator augmentation (Karras et al. 2020, arXiv
@@ -30,7 +30,7 @@ def adaptive_augment(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     eighth, slight scaling, and brightness and contrast of each channel. Any number of
     channels; differentiable by the images.
     """
-    if p == 0:
+    if isinstance(p, float) and p == 0:
         return images
     n, n_channels, size, _ = images.shape
     device = images.device

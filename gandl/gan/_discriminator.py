@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from gandl.gan._layers import (
+    ACTIVATION_GAIN,
     EqualConv2d,
     EqualLinear,
     at_least_float32,
@@ -15,6 +17,7 @@ from gandl.gan._layers import (
     channels_at,
     follow,
     leaky_relu,
+    leaky_relu_,
     minibatch_stddev,
 )
 from gandl.gan._operators import downsample, downsample_edge, upsample_edge
@@ -31,15 +34,42 @@ def with_detail(images: Tensor) -> Tensor:
     (N, C, H, W) becomes (N, 3 * C, H, W); each band is an image less what remains of it
     after halving its size (Burt and Adelson 1983).
     """
-    seen, image = [images], images
-    for level, gain in enumerate(BAND_GAINS):
-        coarser = downsample_edge(image)
-        band = gain * (image - upsample_edge(coarser))
-        for _ in range(level):
-            band = upsample_edge(band)
-        seen.append(band)
-        image = coarser
+    seen, finer = [images], images
+    for level, gain in enumerate(BAND_GAINS, start=1):
+        coarser = _smoothed(images, level)
+        seen.append(gain * (finer - coarser))
+        finer = coarser
     return torch.cat(seen, dim=1)
+
+
+def _smoothed(images: Tensor, n_halvings: int) -> Tensor:
+    """Halve the size so often, and double it back.
+
+    As products with a matrix for either side: of so few channels the filters would take
+    longer than the next layer. One product an image, since in a larger one the bits of
+    an image depend on its place.
+    """
+    left, right = (
+        _smoothing(n, n_halvings, images.device, images.dtype).expand(
+            images.shape[:2].numel(), -1, -1
+        )
+        for n in images.shape[2:]
+    )
+    smoothed = torch.bmm(torch.bmm(left, images.flatten(0, 1)), right.mT)
+    return smoothed.view(images.shape)
+
+
+@lru_cache
+def _smoothing(
+    n: int, n_halvings: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    # Kept for training too, which cannot use what was made in inference mode.
+    with torch.inference_mode(False), torch.no_grad():
+        steps = torch.eye(n)[:, None, :, None].expand(-1, -1, -1, 2**n_halvings)
+        for resample in (downsample_edge, upsample_edge):
+            for _ in range(n_halvings):
+                steps = resample(steps)
+        return steps[:, 0, :, 0].T.contiguous().to(device, dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -47,14 +77,17 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, rng: torch.Generator, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.conv = EqualConv2d(rng, n_in, n_in, 3)
-        self.down = EqualConv2d(rng, n_in, n_out, 3, down=True)
-        self.skip = EqualConv2d(rng, n_in, n_out, 1, bias=False)
+        half = math.sqrt(0.5)  # of the sum's variance is each way's
+        self.conv = EqualConv2d(rng, n_in, n_in, 3, gain=ACTIVATION_GAIN)
+        self.down = EqualConv2d(
+            rng, n_in, n_out, 3, down=True, gain=ACTIVATION_GAIN * half
+        )
+        self.skip = EqualConv2d(rng, n_in, n_out, 1, bias=False, gain=half)
 
     def forward(self, x: Tensor) -> Tensor:
         skip = self.skip(downsample(x))
-        x = leaky_relu(self.down(leaky_relu(self.conv(x))))
-        return (x + skip) * math.sqrt(0.5)
+        x = leaky_relu_(self.down(leaky_relu_(self.conv(x))))
+        return skip.add_(x)
 
 
 class Discriminator(nn.Module):
@@ -112,12 +145,13 @@ class Discriminator(nn.Module):
         self.block_widths = block_widths(size, channel_base, channel_max)
         width = channels_at(size, channel_base, channel_max)
         n_seen = n_channels * (1 + detail * len(BAND_GAINS))
-        self.from_image = EqualConv2d(rng, n_seen, width, 1)
+        self.from_image = EqualConv2d(rng, n_seen, width, 1, gain=ACTIVATION_GAIN)
         self.blocks = nn.ModuleList()
         for n_out in self.block_widths.values():
             self.blocks.append(ResidualBlock(rng, width, n_out))
             width = n_out
-        self.conv = EqualConv2d(rng, width + (stddev_group > 0), width, 3)
+        n_last = width + (stddev_group > 0)
+        self.conv = EqualConv2d(rng, n_last, width, 3, gain=ACTIVATION_GAIN)
         self.dense = EqualLinear(rng, width * 16, width)
         self.logit = EqualLinear(rng, width, 1)
         # What an image alone is embedded with: the statistic's mean over training.
@@ -140,10 +174,11 @@ class Discriminator(nn.Module):
             The outputs, in the type of activations; ``block_widths`` has H and width.
         """
         x = with_detail(images) if self.detail else images
-        x = self.from_image(x.to(self.dtype))
+        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         # One channel is contiguous in every format: without this, all of D is NCHW.
         # Before the activation, whose backward is slow where formats differ.
-        x = leaky_relu(x.contiguous(memory_format=torch.channels_last))
+        x = self.from_image(x).contiguous(memory_format=torch.channels_last)
+        x = leaky_relu_(x)
         outputs = []
         for block in self.blocks[:n_blocks]:
             x = block(x)
@@ -168,7 +203,7 @@ class Discriminator(nn.Module):
         if stddev is not None:
             plane = stddev.to(x.dtype).expand(-1, -1, *x.shape[2:])
             x = torch.cat([x, plane], dim=1)
-        x = leaky_relu(self.conv(x))
+        x = leaky_relu_(self.conv(x))
         return at_least_float32(leaky_relu(self.dense(x.flatten(1))))
 
     def head(self, x: Tensor) -> Tensor:
@@ -256,5 +291,8 @@ def embedding_length(features: str | int, widths: dict[int, int]) -> int:
 
 
 def _pool(x: Tensor) -> Tensor:
-    x = at_least_float32(x).flatten(2)
-    return torch.cat([x.mean(dim=2), x.std(dim=2, correction=0)], dim=1)
+    x = at_least_float32(x)
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    # Not by std, which is ten times slower over positions of channels_last maps.
+    variance = (x - mean).square_().mean(dim=(2, 3))
+    return torch.cat([mean[:, :, 0, 0], variance.sqrt()], dim=1)

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from gandl.gan._layers import (
+    ACTIVATION_GAIN,
     EqualLinear,
     ModulatedConv2d,
     at_least_float32,
     channels_at,
     follow,
     leaky_relu,
+    leaky_relu_,
     resolutions,
 )
 from gandl.gan._operators import upsample_edge
@@ -61,11 +63,14 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator) -> Tensor:
-        x = self.conv(x, w)
-        shape = (len(x), 1, *x.shape[2:])
-        noise = randn(shape, rng, x.device)
-        offset = self.bias[None, :, None, None] + noise * self.noise_strength
-        return leaky_relu(x + offset.to(x.dtype))
+        x, scale = self.conv.unscaled(x, w)
+        assert scale is not None
+        noise = randn((len(x), 1, *x.shape[2:]), rng, x.device)
+        noise = noise * (self.noise_strength * ACTIVATION_GAIN)
+        scale = (scale * ACTIVATION_GAIN).to(x.dtype)[:, :, None, None]
+        bias = (self.bias * ACTIVATION_GAIN).to(x.dtype)[:, None, None]
+        x = torch.addcmul(bias, x, scale).add_(noise.to(x.dtype))
+        return leaky_relu_(x)
 
 
 class ToImage(nn.Module):

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from gandl.gan._operators import blur
 
+ACTIVATION_GAIN = math.sqrt(2)
+
 
 def channels_at(resolution: int, base: int, maximum: int) -> int:
     """Feature maps at a resolution: ``base / resolution``, at most ``maximum``."""
@@ -35,7 +37,15 @@ def block_widths(size: int, base: int, maximum: int) -> dict[int, int]:
 
 def leaky_relu(x: Tensor) -> Tensor:
     """Leaky ReLU of slope 0.2 with the gain sqrt(2) that keeps the variance."""
-    return F.leaky_relu(x, 0.2) * math.sqrt(2)
+    return F.leaky_relu(x, 0.2) * ACTIVATION_GAIN
+
+
+def leaky_relu_(x: Tensor) -> Tensor:
+    """Leaky ReLU in place, of maps to which the layer before has given the gain.
+
+    A positive factor may stand before it as well; after it, it is a pass over the maps.
+    """
+    return F.leaky_relu(x, 0.2, inplace=True)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -76,7 +86,10 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """Convolution with equalised learning rate; ``down`` halves height and width."""
+    """Convolution with equalised learning rate; ``down`` halves height and width.
+
+    ``gain`` is a factor of the output, bias and all.
+    """
 
     def __init__(
         self,
@@ -87,17 +100,19 @@ class EqualConv2d(nn.Module):
         *,
         bias: bool = True,
         down: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = _randn(rng, n_out, n_in, kernel, kernel)
         self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
-        self.gain = 1 / math.sqrt(n_in * kernel**2)
+        self.weight_gain = gain / math.sqrt(n_in * kernel**2)
+        self.bias_gain = gain
         self.kernel, self.down = kernel, down
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = (self.weight * self.gain).to(x.dtype)
+        weight = (self.weight * self.weight_gain).to(x.dtype)
         weight = weight.contiguous(memory_format=torch.channels_last)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
+        bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
         if self.down:
             return F.conv2d(blur(x, padding=2), weight, bias, stride=2)
         return F.conv2d(x, weight, bias, padding=self.kernel // 2)
@@ -128,15 +143,19 @@ class ModulatedConv2d(nn.Module):
         self.kernel, self.demodulate, self.up = kernel, demodulate, up
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x, scale = self.unscaled(x, w)
+        return x if scale is None else x * scale.to(x.dtype)[:, :, None, None]
+
+    def unscaled(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Convolve; what demodulation scales the output by (N, n_out) is returned."""
         style = self.style(w)  # (N, n_in), float32
         weight = self.weight * self.gain
         x = x * style.to(x.dtype)[:, :, None, None]
         x = self._convolve(x, weight.to(x.dtype))
-        if self.demodulate:
-            power = weight.square().sum(dim=(2, 3))  # (n_out, n_in)
-            scale = torch.rsqrt(style.square() @ power.T + 1e-8)
-            x = x * scale.to(x.dtype)[:, :, None, None]
-        return x
+        if not self.demodulate:
+            return x, None
+        power = weight.square().sum(dim=(2, 3))  # (n_out, n_in)
+        return x, torch.rsqrt(style.square() @ power.T + 1e-8)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.up:

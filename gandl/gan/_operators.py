@@ -16,14 +16,19 @@ from torch import Tensor
 
 
 @lru_cache
-def _kernel(taps: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _kernel(
+    taps: tuple[int, ...], gain: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     # Kept: making it anew would wait for a copy to the device at every use.
     filter_1d = torch.tensor(taps, dtype=torch.float32) / sum(taps)
-    return torch.outer(filter_1d, filter_1d).to(device=device, dtype=dtype)
+    kernel = torch.outer(filter_1d, filter_1d) * gain
+    return kernel.to(device=device, dtype=dtype)
 
 
-def _depthwise(x: Tensor, taps: tuple[int, ...], stride: int, padding: int) -> Tensor:
-    kernel = _kernel(taps, x.device, x.dtype).expand(x.shape[1], 1, -1, -1)
+def _depthwise(
+    x: Tensor, taps: tuple[int, ...], stride: int, padding: int, gain: float = 1.0
+) -> Tensor:
+    kernel = _kernel(taps, gain, x.device, x.dtype).expand(x.shape[1], 1, -1, -1)
     x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
 
@@ -42,24 +47,26 @@ class _Blur(torch.autograd.Function):
 
 class _Downsample(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _depthwise(x, (1, 3, 3, 1), stride=2, padding=1)
+    def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
+        ctx.gain = gain
+        return _depthwise(x, (1, 3, 3, 1), stride=2, padding=1, gain=gain)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Upsample.apply(grads[0]) / 4
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Upsample.apply(grads[0], ctx.gain / 4), None
 
 
 class _Upsample(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: float) -> Tensor:
+        ctx.gain = gain
         # [1, 3, 3, 1] = [1, 1] * [1, 2, 1]; [1, 1] after zero-insertion doubles pixels.
         doubled = F.interpolate(x, scale_factor=2, mode="nearest")
-        return _depthwise(doubled, (1, 2, 1), stride=1, padding=1)
+        return _depthwise(doubled, (1, 2, 1), stride=1, padding=1, gain=gain)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Downsample.apply(grads[0]) * 4
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Downsample.apply(grads[0], ctx.gain * 4), None
 
 
 def blur(x: Tensor, padding: int) -> Tensor:
@@ -69,12 +76,12 @@ def blur(x: Tensor, padding: int) -> Tensor:
 
 def downsample(x: Tensor) -> Tensor:
     """Halve height and width of ``x`` (N, C, H, W) through [1, 3, 3, 1]."""
-    return _Downsample.apply(x)
+    return _Downsample.apply(x, 1.0)
 
 
 def upsample(x: Tensor) -> Tensor:
     """Double height and width of ``x`` (N, C, H, W) through [1, 3, 3, 1]."""
-    return _Upsample.apply(x)
+    return _Upsample.apply(x, 1.0)
 
 
 def upsample_edge(x: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Trainer:
         self.rng.manual_seed(own)
         self.n_steps = 0
         self.n_images = 0
-        self.augment_p = config.augment or 0.0
+        self._augment_p: float | Tensor = config.augment or 0.0
         self.mean_path_length = torch.zeros((), device=device)
         # Falls where training had to be taken back.
         self.learning_rate_factor = 1.0
@@ -105,6 +105,15 @@ class Trainer:
         self._make_optimizers()
         self._broken = torch.zeros(len(self.optimizers), device=device)
         self._n_broken = torch.zeros((), device=device)
+
+    @property
+    def augment_p(self) -> float:
+        """Probability of augmentation in the game; a GPU is waited for."""
+        return float(self._augment_p)
+
+    @augment_p.setter
+    def augment_p(self, p: float) -> None:
+        self._augment_p = float(p)
 
     @property
     def _is_lazy_r1(self) -> bool:
@@ -225,8 +234,8 @@ class Trainer:
             n, self.rng, mixing=self.config.style_mixing, step=self.n_steps
         )
         fake = self.generator.synthesize(ws, self.rng)
-        fake_seen = adaptive_augment(fake, self.augment_p, self.rng)
-        real_seen = adaptive_augment(real[:n], self.augment_p, self.rng)
+        fake_seen = adaptive_augment(fake, self._augment_p, self.rng)
+        real_seen = adaptive_augment(real[:n], self._augment_p, self.rng)
         losses = self._update_discriminator(real_seen, fake_seen.detach())
         # The same generated images serve the generator: its weights have not moved.
         losses["generator"] = self._update_generator(fake_seen, real_seen)
@@ -328,11 +337,14 @@ class Trainer:
         self.ranks.mean_([*statistics, *losses.values(), *self._signs[-1:]])
 
     def _adapt_augmentation(self, n: int) -> None:
-        sign = torch.stack(self._signs).mean().item()
+        sign: float | Tensor = torch.stack(self._signs).mean()
         self._signs.clear()
         change = n / (self.config.augment_kimg * 1000)
-        self.augment_p += change if sign > 0.6 else -change
-        self.augment_p = min(max(self.augment_p, 0.0), 1.0)
+        if isinstance(sign, Tensor) and self.device.type == "cpu":
+            sign = sign.item()
+        # On a GPU a tensor, for which nobody waits.
+        p = self._augment_p + change * (2 * (sign > 0.6) - 1)
+        self._augment_p = p.clamp(0, 1) if isinstance(p, Tensor) else min(max(p, 0), 1)
 
     def weights(self) -> dict[str, Tensor]:
         """Return what embedding and generating need.

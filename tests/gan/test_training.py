@@ -184,6 +184,20 @@ def test_augmentation_rises_while_the_discriminator_is_sure():
     assert fixed.augment_p == 0.3
 
 
+def test_augmentation_is_adapted_without_waiting_for_a_gpu():
+    here, there = (trainer(augment=None, augment_kimg=0.02) for _ in range(2))
+    there.device = torch.device("meta")  # not waited for, in name
+    for sign in (1.0, 1.0, 0.0, 0.0, 0.0):
+        for network in (here, there):
+            network._signs = [torch.tensor(sign)] * 4
+            network._adapt_augmentation(8)
+        assert there.augment_p == pytest.approx(here.augment_p, abs=1e-6)
+    assert isinstance(there._augment_p, torch.Tensor)
+    losses = there.step(batch())
+    assert all(loss.isfinite() for loss in losses.values())
+    assert isinstance(there.state()["augment_p"], float)
+
+
 def test_constants_are_adjusted_for_lazy_penalties():
     network = trainer(learning_rate=0.002, path_length_interval=4)
     for name, k in (("generator", 4), ("discriminator", 16)):
