@@ -21,6 +21,8 @@ import math
 import multiprocessing
 import os
 import pickle
+import platform
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +39,7 @@ import tifffile
 from sklearn.model_selection import GroupKFold, train_test_split
 
 from gandl._batches import reading_order, training_batches
+from gandl._files import whole_file
 from gandl._wells import row_letters
 from gandl.images import ImageCollection
 from gandl.images._readers import BYTE_LIMIT
@@ -265,6 +268,16 @@ class Case:
         self.results["fit: curves of compounds"]["compounds"] = len(table)
 
 
+def machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    found = re.search("model name.*: (.*)", info.read_text()) if info.exists() else None
+    return {
+        "processor": found[1] if found else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_at_start": os.getloadavg()[0],
+    }
+
+
 def run(n: int, part: str) -> dict[str, dict[str, Any]]:
     case = Case(n)
     with tempfile.TemporaryDirectory() as folder:
@@ -272,7 +285,7 @@ def run(n: int, part: str) -> dict[str, dict[str, Any]]:
     return case.results
 
 
-PARTS = ("folder", "collections", "pixels", "tables")
+PARTS = ("collections", "pixels", "tables", "folder")
 
 
 def paths_table(sites: pd.DataFrame) -> pd.DataFrame:
@@ -348,10 +361,11 @@ def main() -> None:
             # A process each: memory that was freed before is no measure.
             with spawn.Pool(1) as pool:
                 results[n] |= pool.apply(run, (n, part))
+            if arguments.out:  # what there is so far: a million rows take a while
+                report = {"machine": machine(), "results": results}
+                with whole_file(arguments.out) as part_file:
+                    part_file.write_text(json.dumps(report, indent=1) + "\n")
     print(summary(results))
-    if arguments.out:
-        report = {"cores": len(os.sched_getaffinity(0)), "results": results}
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
