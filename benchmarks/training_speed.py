@@ -1,11 +1,14 @@
 """How many images a second training and embedding take, and where a step's time goes.
 
-    python benchmarks/training_speed.py [--quick] [--out training_speed.json]
+    python benchmarks/training_speed.py [--quick] [--profile] [--out speed.json]
 
 Each configuration trains on made images for whole R1 intervals, which spreads the
 penalties as a long training does: without instruments for speed, then with a clock that
 books each moment to one part. A loss's part has its backward pass too; "data" is what a
 step waits for the thread that reads ahead. Cases take turns; medians of repetitions.
+``--profile`` adds, with backward passes apart, the floating-point operations of each
+part, the fraction it reaches of what a product of matrices reaches here, and the time
+of the step and of embedding by kinds of operators.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from _flops import CountFlops, matmul_peak
+from _profile import by_kind
 
 from gandl._batches import training_batches
 from gandl._embedding import embed
@@ -64,19 +69,28 @@ TRAINERS = [part for part, owner, _ in WATCHED if owner is Trainer]
 
 
 class Clock:
-    """Seconds of each part, each moment counted once: for the innermost part."""
+    """Seconds of each part, each moment counted once: for the innermost part.
 
-    def __init__(self, device: str) -> None:
+    ``read`` is the clock, or another meter; ``apart`` books backward passes apart.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        read: Callable[[], float] = time.perf_counter,
+        *,
+        apart: bool = False,
+    ) -> None:
         self.wait = torch.cuda.synchronize if device.startswith("cuda") else None
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.stack, self.loss = ["other"], "other"
-        self.last = time.perf_counter()
+        self.apart, self.read, self.last = apart, read, read()
 
     def turn(self) -> None:
         if self.wait:
             self.wait()
-        now = time.perf_counter()
-        self.seconds[self.stack[-1]] += now - self.last
+        now, part = self.read(), self.stack[-1]
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
     def timed(self, function: Callable, part: str | None = None) -> Callable:
@@ -88,6 +102,8 @@ class Clock:
                 name = "path length"
             if name in TRAINERS:
                 self.loss = name
+            if part is None and self.apart:
+                name += ", backward"
             self.turn()
             self.stack.append(name)
             result = function(*args, **kwargs)
@@ -126,17 +142,24 @@ class Case:
     def measure(self, n_steps: int) -> None:
         torch.set_num_threads(self.n_threads)
         training, embedding = self.speeds.values()
-        seconds = self.train(n_steps, watched=False)
+        seconds = self.train(n_steps)
         training.append(n_steps * self.batch_size / sum(seconds.values()))
-        seconds = self.train(n_steps, watched=True)
+        seconds = self.train(n_steps, self.clock())
         self.shares.append(np.array([*seconds.values()]) / sum(seconds.values()))
-        network, device = self.trainer.discriminator, self.device
-        how = {"features": self.features, "size": self.config.size}
         start = time.perf_counter()
-        embed(network, self.images, self.range, device=device, **how)
+        self.embed()
         embedding.append(len(self.images) / (time.perf_counter() - start))
 
-    def train(self, n_steps: int, *, watched: bool) -> dict[str, float]:
+    def clock(self, *meter: Callable[[], float], apart: bool = False) -> Clock:
+        return Clock(self.device, *meter, apart=apart)
+
+    def embed(self) -> np.ndarray:
+        network, how = self.trainer.discriminator, {"device": self.device}
+        how |= {"features": self.features, "size": self.config.size}
+        return embed(network, self.images, self.range, **how)
+
+    def train(self, n_steps: int, watch: Clock | None = None) -> dict[str, float]:
+        """Seconds, or what else the clock reads, of each part; all "other" without."""
         how = {"size": self.config.size, "batch_size": self.batch_size}
         batches = training_batches(self.images, self.range, seed=[0], **how)
 
@@ -147,14 +170,37 @@ class Case:
             read()  # the thread that reads ahead starts
             if self.config.augment is None:
                 self.trainer.augment_p = AUGMENT_P
-            clock = Clock(self.device)
-            if watched:
+            clock = watch or self.clock()
+            clock.last = clock.read()
+            if watch:
                 read = clock.timed(read, "data")
                 clock.watch(stack)
             for _ in range(n_steps):
                 self.trainer.step(read())
             clock.turn()
         return clock.seconds
+
+    def profile(self, n_steps: int) -> dict[str, Any]:
+        torch.set_num_threads(self.n_threads)
+        peak = matmul_peak(self.dtype, self.device)
+        seconds = self.train(n_steps, self.clock(apart=True))
+        with CountFlops() as counted:
+            flops = self.train(n_steps, self.clock(lambda: counted.flops, apart=True))
+        n_images, total = n_steps * self.batch_size, sum(seconds.values())
+        return {
+            "peak": peak,
+            "parts": {
+                part: {
+                    "share": seconds[part] / total,
+                    "gflop_per_image": flops.get(part, 0) / n_images / 1e9,
+                    "of_peak": flops.get(part, 0) / seconds[part] / peak,
+                }
+                for part in sorted(seconds, key=lambda part: part.split(",")[0])
+                if seconds[part]
+            },
+            "step": by_kind(lambda: self.train(n_steps), self.device),
+            "embedding": by_kind(self.embed, self.device),
+        }
 
     def record(self) -> dict[str, Any]:
         speeds = {key: values[1:] for key, values in self.speeds.items()}
@@ -203,11 +249,30 @@ def table(cases: list[dict[str, Any]]) -> str:
     return "\n".join(line.format(label, *row) for label, row in rows.items())
 
 
+def profile_tables(case: dict[str, Any]) -> str:
+    found = case["profile"]
+    lines = [
+        f"{case['configuration']}, {case['threads']} threads, {case['dtype']}: a "
+        f"product of matrices reaches {found['peak'] / 1e9:.0f} GFLOP/s",
+        "",
+        "| part | of the step | GFLOP an image | of the peak |",
+        "|---|---|---|---|",
+    ]
+    for part, row in found["parts"].items():
+        numbers = f"{row['gflop_per_image']:.3f} | {row['of_peak']:.0%}"
+        lines.append(f"| {part} | {row['share']:.1%} | {numbers} |")
+    lines += ["", "| operators | step | embedding |", "|---|---|---|"]
+    for kind, share in found["step"].items():
+        lines.append(f"| {kind} | {share:.1%} | {found['embedding'][kind]:.1%} |")
+    return "\n".join(lines)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--out", type=Path, default=Path("build/training_speed.json"))
     add("--quick", action="store_true", help="tiny, one thread: does it run?")
+    add("--profile", action="store_true", help="operations, and time by operators")
     but_last = [*CONFIGURATIONS][:-1]
     add("--configurations", nargs="+", choices=CONFIGURATIONS, default=but_last)
     add("--threads", type=int, nargs="+", help="default: 1, and what torch would take")
@@ -237,6 +302,10 @@ def main() -> None:
         for case in cases:
             case.measure(case.config.r1_interval if repetition else 1)
     record["cases"] = [case.record() for case in cases]
+    if arguments.profile:
+        for case, found in zip(cases, record["cases"], strict=True):
+            found["profile"] = case.profile(case.config.r1_interval)
+            print(profile_tables(found) + "\n")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = arguments.out.with_name(f".{arguments.out.name}.part")
     temporary.write_text(json.dumps(record, indent=1) + "\n")

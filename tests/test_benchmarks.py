@@ -23,7 +23,8 @@ def _scripts(monkeypatch):
     yield
     scripts = ("embedding", "reading", "screen", "zero_shot")
     scripts += ("textbook", "training_speed")
-    for name in ("_methods", "_screens", "_tasks", "_textbook", "_flops", *scripts):
+    helpers = ("_textbook", "_stylegan2_pytorch", "_flops", "_profile")
+    for name in ("_methods", "_screens", "_tasks", *helpers, *scripts):
         sys.modules.pop(name, None)
 
 
@@ -222,3 +223,26 @@ def test_textbook(tmp_path, monkeypatch, capsys):
     assert all(case["training"]["images_per_second"] > 0 for case in record["cases"])
     assert record["flops"]["plain step"] > 10 * record["flops"]["embedding"] > 0
     assert "| textbook |" in capsys.readouterr().out
+
+
+def test_training_speed_profiles(monkeypatch):
+    import training_speed
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    tiny = "--size 32 --channel-base 128 --channel-max 8 --batch-size 8 --images 8"
+    monkeypatch.setattr(sys, "argv", ["", *tiny.split(), "--threads", "1"])
+    case = training_speed.Case("no-contrast", 1, training_speed.parse())
+    found = case.profile(1)
+    parts = found["parts"]
+    # Of a convolution, backward passes have two products to each of the forward pass,
+    # but for the generator's update, which leaves the discriminator's weights out.
+    forward, backward = (
+        parts[f"adversarial loss{of}"]["gflop_per_image"] for of in ("", ", backward")
+    )
+    assert 1.8 * forward < backward < 2.1 * forward
+    assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
+    for kinds in (found["step"], found["embedding"]):
+        assert sum(kinds.values()) == pytest.approx(1)
+        assert min(kinds["filter"], kinds["convolution, forward"]) > 0
+    assert found["step"]["convolution, backward"] > 0
+    assert found["embedding"]["convolution, backward"] == 0
