@@ -231,11 +231,10 @@ def test_training_speed_profiles(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     tiny = "--size 32 --channel-base 128 --channel-max 8 --batch-size 8 --images 8"
     monkeypatch.setattr(sys, "argv", ["", *tiny.split(), "--threads", "1"])
-    case = training_speed.Case("no-contrast", 1, training_speed.parse())
+    case = training_speed.Case("paper-narrow", 1, training_speed.parse())
     found = case.profile(1)
     parts = found["parts"]
-    # Of a convolution, backward passes have two products to each of the forward pass,
-    # but for the generator's update, which leaves the discriminator's weights out.
+    # Of a convolution, the backward pass has two products to one of the forward pass.
     forward, backward = (
         parts[f"adversarial loss{of}"]["gflop_per_image"] for of in ("", ", backward")
     )
