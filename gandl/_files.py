@@ -46,7 +46,8 @@ def _put(part: Path, path: Path) -> None:
 
 def is_writer() -> bool:
     """Whether this process writes: of those that torchrun starts, the first."""
-    return os.environ.get("RANK", "0") == "0"
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return alone or os.environ.get("RANK", "0") == "0"
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -45,9 +45,8 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
             f"X is a path, {str(X)!r}. ImageCollection.from_folder(path, pattern) "
             "reads a folder, ImageCollection.from_table a table of paths."
         )
-    if isinstance(X, pd.DataFrame) and _holds_paths(X):
-        X = _from_paths(X)
-    elif isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
+    X = with_files(X)
+    if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
         X = np.stack([np.asarray(image) for image in X])
     if has_flat_rows(X):
         return _from_rows(estimator, X, reset=reset)
@@ -69,6 +68,13 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
             "if channels come last, pass np.moveaxis(X, -1, 1)."
         )
     return ImageCollection.from_array(X)
+
+
+def with_files(X: Any) -> Any:
+    """A table of paths as the collection that knows its files; other X as it is."""
+    if isinstance(X, pd.DataFrame) and _holds_paths(X):
+        return _from_paths(X)
+    return X
 
 
 def has_flat_rows(X: Any) -> bool:

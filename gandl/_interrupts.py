@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +13,7 @@ from types import FrameType
 from gandl.gan._ranks import LostRankError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO = 2.0  # seconds
 
 
 class Interrupt:
@@ -18,6 +21,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.heard = -math.inf
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -26,6 +30,15 @@ class Interrupt:
         """Take note of a signal, of another process perhaps; 0 is none."""
         if number and self.signal is None:
             self.signal = signal.Signals(number)
+            self.heard = time.monotonic()
+
+    def is_echo(self) -> bool:
+        """Whether a signal comes so soon after the first that it tells no more.
+
+        A cluster that ends a job signals torchrun, which passes it on, and its
+        processes too.
+        """
+        return time.monotonic() - self.heard < _ECHO
 
 
 @contextmanager
@@ -51,8 +64,13 @@ def deferred_interrupts() -> Iterator[Interrupt]:
             signal.signal(number, handler)
 
     def hear(number: int, frame: FrameType | None) -> None:
-        interrupt.signal = signal.Signals(number)
+        if number == signal.SIGTERM and interrupt.is_echo():
+            return
+        again = interrupt.signal is not None
+        interrupt.hear(number)
         restore()
+        if again:  # the first came by another process
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, hear)

@@ -17,7 +17,7 @@ import gandl
 from gandl._batches import training_batches
 from gandl._embedding import tiles_at_once
 from gandl._fitting import Guard, Position, train
-from gandl._inputs import as_collection, learn_intensity, row_intensity
+from gandl._inputs import as_collection, learn_intensity, row_intensity, with_files
 from gandl._interrupts import deferred_interrupts
 from gandl._monitor import N_WATCHED, Monitor
 from gandl._presets import CONSTRAINTS, UNTRAINED, check_features, make_config
@@ -48,7 +48,10 @@ def train_once(featurizer: Any, X: Any, context: Any) -> None:
         _train_anew, ignore=["featurizer", "context", "ranks"]
     )
     parameters = _training_parameters(featurizer)
+    X = with_files(X)  # changed files are other images
     with joined(torch.device(device_of(featurizer))) as ranks, suppress(_Stopped):
+        # Drawn here: it advances a RandomState as ever, and is what fits differ in.
+        parameters["random_state"] = _seed(featurizer, ranks)
         asked = (featurizer, context, ranks, X, parameters, gandl.__version__)
         # Where one rank has to train, all do.
         known = ranks.size > 1 and keep.check_call_in_cache(*asked)
@@ -85,7 +88,8 @@ def _train_anew(
 
     ``parameters`` and ``version`` tell apart what is kept.
     """
-    images, trainer, seed = _start(featurizer, X, ranks)
+    seed = parameters["random_state"]
+    images, trainer = _start(featurizer, X, ranks, seed)
     n_images = 1000 * (
         _NO_LIMIT
         if featurizer.max_kimg is None and featurizer.max_minutes
@@ -131,15 +135,16 @@ def _train_further(featurizer: Any, X: Any, ranks: Ranks) -> None:
             trainer.n_images = featurizer.n_images_seen_
             trainer.augment_p = featurizer.augment_p_
     else:
-        images, trainer, seed = _start(featurizer, X, ranks)
+        seed = _seed(featurizer, ranks)
+        images, trainer = _start(featurizer, X, ranks, seed)
     schedule = featurizer._resolve("schedule").replace("cosine", "warm-up")
     with _progress(featurizer, None, ranks) as progress:
         _train(featurizer, trainer, images, seed, len(images), progress, schedule)
 
 
 def _start(
-    featurizer: Any, X: Any, ranks: Ranks
-) -> tuple[ImageCollection, Trainer, int]:
+    featurizer: Any, X: Any, ranks: Ranks, seed: int
+) -> tuple[ImageCollection, Trainer]:
     """Read the shape of X, and all that learning starts from."""
     for name in ("weights_", "whitening_"):  # fitted again when training has ended
         featurizer.__dict__.pop(name, None)
@@ -151,8 +156,7 @@ def _start(
     )
     featurizer.loss_curve_ = {}
     featurizer.n_iter_ = featurizer.n_images_seen_ = 0
-    seed = _seed(featurizer, ranks)
-    return images, _trainer(featurizer, seed, ranks), seed
+    return images, _trainer(featurizer, seed, ranks)
 
 
 def _seed(featurizer: Any, ranks: Ranks) -> int:

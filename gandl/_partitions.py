@@ -123,10 +123,12 @@ def embed_to_parquet(
     if errors:
         first = min(errors)
         others = len(errors) - 1
+        whole = len(share) == work.n_partitions
         also = f" So it is with {others} other partitions." if others else ""
         raise ValueError(
             f"Partition {first} could not be embedded: {errors[first]}{also} All else "
-            "is there: mend the files, and call again."
+            f"{'' if whole else 'of the share of this process '}is there: mend the "
+            "files, and call again."
         )
     return [work.folder.path(number) for number in missing]
 

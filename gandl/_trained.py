@@ -37,7 +37,7 @@ def device_of(featurizer: Any) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     # Processes that torchrun starts on a machine take one each.
-    local_rank = os.environ.get("LOCAL_RANK")
+    local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
     if local_rank is None:
         return "cuda"
     return f"cuda:{int(local_rank) % torch.cuda.device_count()}"

@@ -93,7 +93,7 @@ class GANDLFeaturizer(
     memory : str or joblib.Memory, default=None
         Where trainings are kept: ``fit`` with the same images and parameters is taken
         from there. Training does not depend on ``features``, ``n_views`` and
-        ``whiten``: a search over them trains once a fold.
+        ``whiten``: a search over them trains once a fold, given an int random_state.
     batch_size : int, default=None
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
@@ -137,7 +137,7 @@ class GANDLFeaturizer(
         Shape of the networks and constants of their training.
     whitening_ : dict of str to tuple of 2 ndarray
         For each choice of ``features`` that is whitened, the mean that is subtracted
-        and the matrix multiplied with; empty if ``whiten`` was false.
+        and the matrix multiplied with; empty if not ``whiten`` nor ``memory``.
     intensity_range_ : ndarray of shape (n_channels_in_, 2) or None
         Intensities that become -1 and 1; None unless ``intensity="dataset"``.
     n_channels_in_ : int

@@ -148,6 +148,8 @@ class ProcessRanks(Ranks):
     def _told(self) -> Iterator[None]:
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise LostRankError(
                 f"Rank {self.rank} of {self.size} has lost another, which failed, was "
@@ -195,8 +197,10 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             yield ALONE
             return
         ranks = ProcessRanks()
-        yield ranks
-        dist.destroy_process_group(ranks.group)
+        try:
+            yield ranks
+        finally:
+            dist.destroy_process_group(ranks.group)
     finally:
         if ours:
             dist.destroy_process_group()
@@ -213,6 +217,11 @@ def _make_group(device: torch.device) -> None:
             f"This process was started by rank {os.environ['RANK']} of "
             f"{os.environ['WORLD_SIZE']}, all of which train one model together: a "
             "search or cross-validation under torchrun takes n_jobs=None."
+        )
+    if device.type == "cuda" and device.index is None:
+        raise ValueError(
+            "Several processes train together, and none knows which GPU is its own: set "
+            "LOCAL_RANK for each, as torchrun does, or device."
         )
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))
     # Addresses of an earlier group of these processes are still in the store.

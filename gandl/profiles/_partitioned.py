@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from gandl.profiles._tables import check_pyarrow, make_profiles
 
 # Readers of folders of parquet leave out names that begin so.
 _MANIFEST = "_gandl.json"
+_ABANDONED = 3600.0  # seconds since a process last wrote to a file
 _KEY = b"gandl"  # of a file's own metadata: of what it was made
 
 
@@ -92,8 +95,11 @@ class PartitionedProfiles:
     ) -> None:
         """Write a partition, and note in it what it was made of."""
         path = self.path(number)
-        for left in self.folder.glob(f".{path.stem}.*"):  # of a process that was killed
-            left.unlink(missing_ok=True)
+        for left in self.folder.glob(f".{path.stem}.*"):
+            with suppress(FileNotFoundError):
+                # Of a process that was killed, not of one at work.
+                if time.time() - left.stat().st_mtime > _ABANDONED:
+                    left.unlink()
         schema = schema.with_metadata({_KEY: json.dumps(origin)})
         with whole_file(path) as part:
             profiles.to_parquet(part, index=False, schema=schema)
@@ -142,7 +148,7 @@ def read_partitions(folder: Path) -> pd.DataFrame:
             f"first: {missing[0].name!r}. Embed with what they were begun with, which "
             "computes those alone."
         )
-    return pd.read_parquet(folder)
+    return pd.read_parquet(paths)  # not what else may lie there
 
 
 def profiles_schema(metadata: pd.DataFrame, names: list[str]) -> Any:
