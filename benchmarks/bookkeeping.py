@@ -1,6 +1,6 @@
 """Seconds and memory of all that is done to rows, at a thousand to a million of them.
 
-    OMP_NUM_THREADS=1 python benchmarks/bookkeeping.py [--quick] [--out bookkeeping.json]
+    OMP_NUM_THREADS=1 python benchmarks/bookkeeping.py [--quick] [--out FILE]
 
 Screens laid out as RxRx19a is: plates of 1,340 wells with four sites, five files a
 site, 1,672 compounds at six doses, each replicate on another plate. Files lie in one
@@ -10,6 +10,8 @@ drawn at random. Gives the processor's seconds, the memory that an operation tak
 top of what there was, at its peak (Linux only), and the exponent: the slope of log time
 on log rows between the two largest sizes; 1 is linear.
 """
+
+# ruff: noqa: F821 (what is measured is freed before the next: `del` hides it from ruff)
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ class MadeSource:
     """Images that are made when they are asked for, each from its number."""
 
     numbers: np.ndarray
-    dtype: np.dtype = np.dtype(np.uint8)
+    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.uint8))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

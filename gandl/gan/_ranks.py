@@ -220,7 +220,7 @@ def _make_group(device: torch.device) -> None:
         )
     if device.type == "cuda" and device.index is None:
         raise ValueError(
-            "Several processes train together, and none knows which GPU is its own: set "
+            "Several processes train together, and none knows its own GPU: set "
             "LOCAL_RANK for each, as torchrun does, or device."
         )
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))

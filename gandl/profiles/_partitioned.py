@@ -134,6 +134,8 @@ def read_partitions(folder: Path) -> pd.DataFrame:
         If the folder has none, or some are not there yet.
     """
     check_pyarrow()
+    import pyarrow.parquet as pq
+
     if not (folder / _MANIFEST).is_file():
         raise ValueError(
             f"{str(folder)!r} is a folder without {_MANIFEST!r}: no embeddings were "
@@ -148,7 +150,8 @@ def read_partitions(folder: Path) -> pd.DataFrame:
             f"first: {missing[0].name!r}. Embed with what they were begun with, which "
             "computes those alone."
         )
-    return pd.read_parquet(paths)  # not what else may lie there
+    # Not what else may lie there.
+    return pq.read_table(paths).to_pandas()
 
 
 def profiles_schema(metadata: pd.DataFrame, names: list[str]) -> Any:
