@@ -504,6 +504,29 @@ def test_memory_tells_trainings_apart(images, tmp_path, monkeypatch):
     assert not hasattr(again, "training_state_")
 
 
+def test_memory_sees_that_files_have_changed(images, tmp_path):
+    paths = [str(tmp_path / f"{k}.tif") for k in range(len(images))]
+    kept = tiny(memory=str(tmp_path / "kept"))
+    for shift in (0, 500):
+        for path, image in zip(paths, images + shift * np.eye(32), strict=True):
+            tifffile.imwrite(path, image.astype("uint16"))
+        fitted = kept.fit(pd.DataFrame({"path": paths}))
+        alone = tiny().fit((images + shift * np.eye(32)).astype("uint16"))
+        assert np.array_equal(fitted.intensity_range_, alone.intensity_range_)
+
+
+def test_memory_draws_from_a_random_state_as_ever(images, tmp_path):
+    drawn = []
+    for _ in range(2):
+        rng = np.random.RandomState(0)
+        tiny(memory=str(tmp_path), random_state=rng).fit(images)
+        drawn.append(rng.randint(2**31 - 1))
+    assert drawn[0] == drawn[1]
+    unseeded = tiny(memory=str(tmp_path), random_state=None)
+    first, second = (unseeded.fit(images).weights_ for _ in range(2))
+    assert any(not np.array_equal(first[k], second[k]) for k in first)
+
+
 def test_memory_refuses_features_that_there_are_none_of(images, tmp_path):
     tiny(memory=str(tmp_path)).fit(images)
     with pytest.raises(ValueError, match="features=64"):
