@@ -30,7 +30,7 @@ def adaptive_augment(images: Tensor, p: float | Tensor, rng: torch.Generator) ->
     eighth, slight scaling, and brightness and contrast of each channel. Any number of
     channels; differentiable by the images.
     """
-    if isinstance(p, float) and p == 0:
+    if not isinstance(p, Tensor) and p == 0:
         return images
     n, n_channels, size, _ = images.shape
     device = images.device

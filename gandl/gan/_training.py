@@ -344,7 +344,8 @@ class Trainer:
             sign = sign.item()
         # On a GPU a tensor, for which nobody waits.
         p = self._augment_p + change * (2 * (sign > 0.6) - 1)
-        self._augment_p = p.clamp(0, 1) if isinstance(p, Tensor) else min(max(p, 0), 1)
+        bounded = p.clamp(0, 1) if isinstance(p, Tensor) else min(max(p, 0.0), 1.0)
+        self._augment_p = bounded
 
     def weights(self) -> dict[str, Tensor]:
         """Return what embedding and generating need.
