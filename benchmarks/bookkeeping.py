@@ -23,8 +23,6 @@ import math
 import multiprocessing
 import os
 import pickle
-import platform
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -270,16 +268,6 @@ class Case:
         self.results["fit: curves of compounds"]["compounds"] = len(table)
 
 
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    found = re.search("model name.*: (.*)", info.read_text()) if info.exists() else None
-    return {
-        "processor": found[1] if found else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_at_start": os.getloadavg()[0],
-    }
-
-
 def run(n: int, part: str) -> dict[str, dict[str, Any]]:
     case = Case(n)
     with tempfile.TemporaryDirectory() as folder:
@@ -353,6 +341,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="does it run?")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     arguments = parser.parse_args()
+    # Here: the processes that measure are to do without torch.
+    from training_speed import machine
+
     if arguments.quick:
         arguments.rows = [500, 1000]
     results: dict[int, dict[str, dict[str, Any]]] = {}

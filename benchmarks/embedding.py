@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import warnings
@@ -39,6 +38,7 @@ from _tasks import Data, load
 from scipy.stats import spearmanr
 
 from gandl._diagnostics import mean_average_precision
+from gandl._files import whole_file
 
 # The score of a task that label-free ones are held against: the first that it has.
 LABELLED = ("AUC", "balanced accuracy", "accuracy")
@@ -202,9 +202,8 @@ def label_free(results: list[dict], name: str) -> str:
 
 def save(results: list[dict], file: Path) -> None:
     lines = ",\n".join(json.dumps(r, ensure_ascii=False) for r in results)
-    temporary = file.with_name(f".{file.name}")
-    temporary.write_text(f"[\n{lines}\n]\n")
-    os.replace(temporary, file)
+    with whole_file(file) as part:
+        part.write_text(f"[\n{lines}\n]\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from gandl._files import whole_file
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
 from gandl.gan import Trainer
@@ -66,7 +67,8 @@ def main() -> None:
     for row in results:
         print(*(f"{key} {value:.4g}" for key, value in row.items()))
     if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        with whole_file(arguments.out) as part:
+            part.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def launched(n: int) -> dict[str, float]:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import _methods
@@ -28,6 +27,8 @@ import pandas as pd
 from _methods import METHODS
 from _screens import find_hits, measures, simulate
 from _tasks import Data
+
+from gandl._files import whole_file
 
 
 def main() -> None:
@@ -99,9 +100,8 @@ def table(results: list[dict]) -> str:
 def save(rows: list, results: list, arguments: argparse.Namespace) -> None:
     options = {k: v for k, v in vars(arguments).items() if k not in ("out", "join")}
     record = {"options": options, "results": results, "compounds": rows}
-    temporary = arguments.out.with_name(f".{arguments.out.name}")
-    temporary.write_text(json.dumps(record, indent=1, default=float) + "\n")
-    os.replace(temporary, arguments.out)
+    with whole_file(arguments.out) as part:
+        part.write_text(json.dumps(record, indent=1, default=float) + "\n")
 
 
 if __name__ == "__main__":

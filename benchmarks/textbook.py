@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,6 +35,7 @@ from _flops import CountFlops, matmul_peak
 from training_speed import machine
 
 from gandl import _batches
+from gandl._files import whole_file
 from gandl._tensors import activation_dtype
 from gandl.gan import GANConfig, Trainer, _discriminator, _generator, _operators
 from gandl.gan._layers import ModulatedConv2d
@@ -402,9 +402,8 @@ def main() -> None:
     record["flops"] = fraction_of_peak(cases[0])
     record["cases"] = [case.record(cases[0]) for case in cases]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.out.with_name(f".{arguments.out.name}.part")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, arguments.out)
+    with whole_file(arguments.out) as part:
+        part.write_text(json.dumps(record, indent=1) + "\n")
     for what in ("training", "embedding"):
         print(table(record["cases"], what) + "\n")
     print(f"Matrix products: {record['flops']['peak'] / 1e9:.0f} GFLOP/s")

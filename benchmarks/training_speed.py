@@ -34,6 +34,7 @@ from _profile import by_kind
 
 from gandl._batches import training_batches
 from gandl._embedding import embed
+from gandl._files import whole_file
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
 from gandl.gan import Generator, Trainer, _training
@@ -307,9 +308,8 @@ def main() -> None:
             found["profile"] = case.profile(case.config.r1_interval)
             print(profile_tables(found) + "\n")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.out.with_name(f".{arguments.out.name}.part")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, arguments.out)
+    with whole_file(arguments.out) as part:
+        part.write_text(json.dumps(record, indent=1) + "\n")
     print(f"{table(record['cases'])}\nJSON: {arguments.out}")
 
 

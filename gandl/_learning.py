@@ -146,8 +146,6 @@ def _start(
     featurizer: Any, X: Any, ranks: Ranks, seed: int
 ) -> tuple[ImageCollection, Trainer]:
     """Read the shape of X, and all that learning starts from."""
-    for name in ("weights_", "whitening_"):  # fitted again when training has ended
-        featurizer.__dict__.pop(name, None)
     images = as_collection(featurizer, X, reset=True)
     featurizer.config_ = make_config(featurizer._resolve, images)
     check_features(featurizer._resolve("features"), featurizer.config_)

@@ -337,12 +337,11 @@ class Trainer:
         self.ranks.mean_([*statistics, *losses.values(), *self._signs[-1:]])
 
     def _adapt_augmentation(self, n: int) -> None:
-        sign: float | Tensor = torch.stack(self._signs).mean()
+        mean = torch.stack(self._signs).mean()
         self._signs.clear()
         change = n / (self.config.augment_kimg * 1000)
-        if isinstance(sign, Tensor) and self.device.type == "cpu":
-            sign = sign.item()
         # On a GPU a tensor, for which nobody waits.
+        sign = mean.item() if self.device.type == "cpu" else mean
         p = self._augment_p + change * (2 * (sign > 0.6) - 1)
         bounded = p.clamp(0, 1) if isinstance(p, Tensor) else min(max(p, 0.0), 1.0)
         self._augment_p = bounded

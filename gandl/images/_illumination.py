@@ -113,20 +113,20 @@ def read_field(path: str, shape: tuple[int, int]) -> np.ndarray:
 
 def _open_field(path: str, shape: tuple[int, int]) -> np.ndarray:
     suffix = os.path.splitext(path)[1].lower()
-    try:
-        if suffix == ".npy":
+    if suffix not in (".npy", ".mat"):
+        field = read_image(path)[0]
+    else:
+        try:
             # Mapped: its shape is known without reading it.
-            field = np.load(path, mmap_mode="r", allow_pickle=False)
-        elif suffix == ".mat":
-            field = _mat_image(path, shape)
-        else:
-            field = read_image(path)[0]
-    except (OSError, ValueError, EOFError) as error:
-        if suffix not in (".npy", ".mat"):
-            raise  # names the file
-        raise ValueError(
-            f"Cannot read the illumination function {path!r}: {error}. {_REMEDY}"
-        ) from error
+            field = (
+                np.load(path, mmap_mode="r", allow_pickle=False)
+                if suffix == ".npy"
+                else _mat_image(path, shape)
+            )
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"Cannot read the illumination function {path!r}: {error}. {_REMEDY}"
+            ) from error
     if field.shape != shape or field.dtype.kind not in "uif":
         raise ValueError(
             f"The illumination function {path!r} has the shape {field.shape} and type "

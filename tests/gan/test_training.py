@@ -71,6 +71,18 @@ def test_state_continues_bit_for_bit():
     assert first.augment_p == second.augment_p
 
 
+def test_state_continues_where_augmentation_has_been_adapted_to_none():
+    first, second = trainer(augment=None), trainer(augment=None, seed=9)
+    for k in range(4):
+        first._signs = [torch.tensor(-1.0)] * k  # it is sure of nothing
+        first.step(batch(seed=k))
+    assert first.augment_p == 0
+    second.load_state(first.state())
+    for network in (first, second):
+        network.step(batch(seed=4))
+    assert torch.equal(first.rng.get_state(), second.rng.get_state())
+
+
 def changed(network, names, **step):
     before = {n: [p.clone() for p in getattr(network, n).parameters()] for n in names}
     network.step(batch(), **step)
