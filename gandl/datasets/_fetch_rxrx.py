@@ -6,11 +6,11 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from joblib import Parallel, delayed
 from sklearn.utils import Bunch
 
 from gandl._files import whole_file
@@ -404,11 +404,10 @@ class _Fetcher(NamedTuple):
         logger = import_fetch("pooch").get_logger()
         for start in range(0, len(paths), _FILES_AT_ONCE):
             logger.info("Fetching images: %d of %d files.", start, len(paths))
-            with _quiet(logger):
-                Parallel(n_jobs=N_CONNECTIONS, require="sharedmem")(
-                    delayed(fetch_one)(path)
-                    for path in paths[start : start + _FILES_AT_ONCE]
-                )
+            # Unlike joblib's, a pool that is left by an error waits for its threads:
+            # none still writes when the caller tries again.
+            with _quiet(logger), ThreadPoolExecutor(N_CONNECTIONS) as pool:
+                list(pool.map(fetch_one, paths[start : start + _FILES_AT_ONCE]))
 
     def _from_archive(self, web: Web, paths: list[str]) -> Callable[[str], None]:
         archive = RemoteZip(web, f"{self.base_url}/{self.release.images}")

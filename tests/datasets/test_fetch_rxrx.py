@@ -3,6 +3,7 @@
 import hashlib
 import logging.handlers
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from served import (
 )
 
 from gandl.datasets import fetch_rxrx1, fetch_rxrx19a, load_rxrx
+from gandl.datasets._http import Web
 from gandl.profiles import feature_columns
 
 METADATA_19A = "RxRx19a-metadata.zip"
@@ -134,6 +136,26 @@ def test_an_interrupted_fetch_goes_on(server, fetch, tmp_path):
     assert (IMAGE, "bytes=50-") in server.requests
     assert METADATA_19A not in server.paths()
     np.testing.assert_array_equal(rxrx.images[0][0], pixels("HRCE-1_1_AA02_1", 1))
+
+
+def test_a_fetch_that_failed_leaves_no_download_going(server, fetch, monkeypatch):
+    going = set()
+    download = Web.download
+
+    def slowed(self, url, path):
+        going.add(url)
+        if IMAGE not in url:
+            time.sleep(0.2)
+        try:
+            download(self, url, path)
+        finally:
+            going.discard(url)
+
+    monkeypatch.setattr(Web, "download", slowed)
+    server.breaks[IMAGE] = [50]
+    with pytest.raises(OSError, match=r"Cannot fetch .*AA02_s1_w1.png"):
+        fetch(wells="HRCE-1_1_AA02", images=True, n_retries=0)
+    assert going == set()
 
 
 def test_all_images_are_not_fetched_by_mistake(server, fetch):
