@@ -39,6 +39,12 @@ def batch_positions(rows: np.ndarray, batches: np.ndarray) -> np.ndarray:
     return np.array([known[name] for name in rows])
 
 
+def rows_of_each(position: np.ndarray, n: int) -> list[np.ndarray]:
+    """The rows at each of n positions, in order, by one sort of all rows."""
+    ends = np.cumsum(np.bincount(position, minlength=n))
+    return np.split(np.argsort(position, kind="stable"), ends[:-1])
+
+
 def labels(y: Any) -> np.ndarray:
     """Labels (n,) of rows as objects, missing ones None."""
     y = np.array(y, dtype=object).ravel()

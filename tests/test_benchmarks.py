@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def _scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
     scripts = ("embedding", "reading", "screen", "zero_shot")
-    scripts += ("textbook", "training_speed")
+    scripts += ("cost", "textbook", "training_speed")
     helpers = ("_textbook", "_stylegan2_pytorch", "_flops", "_profile")
     for name in ("_methods", "_screens", "_tasks", *helpers, *scripts):
         sys.modules.pop(name, None)
@@ -245,3 +246,49 @@ def test_training_speed_profiles(monkeypatch):
         assert min(kinds["filter"], kinds["convolution, forward"]) > 0
     assert found["step"]["convolution, backward"] > 0
     assert found["embedding"]["convolution, backward"] == 0
+
+
+def test_cost_counts_what_is_computed():
+    import cost
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config, _ = cost.preset("paper", 32)
+    counted = cost.count_embedding(config, "penultimate", batch=2)
+    network = config.discriminator(torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        network.embed(torch.zeros(1, 5, 32, 32), "penultimate")
+    # PyTorch's count has the filters, which are few multiplications.
+    assert counted.half == pytest.approx(flops.get_total_flops(), rel=0.01)
+    step = cost.count_step(config, 4)
+    # The discriminator sees three batches, and generating takes as much as seeing; a
+    # backward pass is two forward ones.
+    assert 8 < step.half / 4 / counted.half < 20
+    # Penalties are in it, and launches do not depend on the batch.
+    plain = cost.count_step(replace(config, r1_gamma=0.0, path_length_weight=0.0), 4)
+    assert plain.half < step.half
+    assert cost.count_step(config, 8).ops == pytest.approx(step.ops, rel=0.05)
+
+
+def test_cost(tmp_path, monkeypatch, capsys):
+    import cost
+
+    rng = np.random.default_rng(0)
+    rates = np.array([3.0, 0.5, 3e-5])
+    terms = rng.uniform(0.5, 2, (20, 3)) * [0.1, 0.2, 2000]
+    steps = [("AB"[k % 2], k % 3, row, row @ rates) for k, row in enumerate(terms)]
+    np.testing.assert_allclose(cost.fit(steps), rates)
+    # What follows the model is foretold from any half of it.
+    for found in cost.errors(steps).values():
+        assert np.abs(found).max() < 1e-6
+    monkeypatch.setattr(cost, "published_steps", lambda: steps)
+    out = tmp_path / "cost.json"
+    run(cost, monkeypatch, "--quick", "--price-h100", "7", "--out", out)
+    report = json.loads(out.read_text())
+    assert report["rates"] == pytest.approx(rates.tolist())
+    by_name = {(row["preset"], row["on"]): row for row in report["rows"]}
+    short, long = (
+        by_name[f"default, 32 px, {kimg} kimg", "8 H100"] for kimg in ("40", "5,000")
+    )
+    assert long["training, h"][0] == pytest.approx(125 * short["training, h"][0])
+    assert short["training, $"][0] == pytest.approx(56 * short["training, h"][0])
+    assert "8 H100" in capsys.readouterr().out

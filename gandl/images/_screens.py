@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._plate_map import join_plate_map, read_plate_map
+from gandl._row_labels import rows_of_each
 from gandl._tables import with_usual_names
 from gandl.images._illumination import with_estimate
 from gandl.images._intensity import HIGH, LOW, MAX_IMAGES, range_of_rows, spaced
@@ -231,8 +232,8 @@ class ScreenView(ImageView):
         group_of = np.full(source.shape[0], -1, np.int32)
         group_of[rows] = groups
         used = [
-            spaced(np.unique(rows[groups == group]), max_images)
-            for group in range(int(groups.max()) + 1)
+            spaced(np.unique(rows[mine]), max_images)
+            for mine in rows_of_each(groups, int(groups.max()) + 1)
         ]
         names = np.full(source.shape[0], -1)
         names[rows] = np.arange(len(self))
@@ -288,8 +289,8 @@ class ScreenView(ImageView):
         if not len(self):
             raise ValueError("No images to take an intensity range from.")
         ranges = []
-        for group in range(int(group_of.max()) + 1):
-            rows = spaced(np.flatnonzero(group_of == group), max_images)
+        for mine in rows_of_each(group_of, int(group_of.max()) + 1):
+            rows = spaced(mine, max_images)
             ranges.append(range_of_rows(self, rows, low=low, high=high))
         return self._replace(_group_of=group_of, _group_ranges=np.stack(ranges))
 

@@ -269,6 +269,10 @@ def _positions(key: Any, n: int) -> int | np.ndarray:
     if not isinstance(key, slice):
         key = np.asarray(key)
         key = key.astype(np.intp) if key.size == 0 else key
+        # Not of all n: a million images are read a few at a time.
+        listed = key.ndim == 1 and key.size > 0 and key.dtype.kind in "iu"
+        if listed and -n <= key.min() and key.max() < n:
+            return key.astype(np.intp) % n
     positions = np.arange(n)[key]
     if positions.ndim != 1:
         raise IndexError(

@@ -210,7 +210,8 @@ def _treatments(
     names = sorted(set(name_of[known & ~chosen]), key=str)
     if not names:
         raise ValueError(f"All rows of y are controls, {control!r}, or missing.")
-    return X, {name: np.flatnonzero(name_of == name) for name in names}, chosen
+    treated = pd.Series(name_of).groupby(name_of).indices
+    return X, {name: np.asarray(treated[name]) for name in names}, chosen
 
 
 def _against_controls(

@@ -15,7 +15,12 @@ from sklearn.base import (
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, batch_positions, sorted_batches
+from gandl._row_labels import (
+    batch_of_rows,
+    batch_positions,
+    rows_of_each,
+    sorted_batches,
+)
 from gandl.profiles._controls import is_control, scale_or_one, split_controls
 
 
@@ -133,7 +138,10 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
-        return (X - self.centres_[position]) / self.scales_[position]
+        scaled = np.empty_like(X)
+        for b, rows in enumerate(rows_of_each(position, len(self.batches_))):
+            scaled[rows] = (X[rows] - self.centres_[b]) / self.scales_[b]
+        return scaled
 
     def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None) -> np.ndarray:
         """Learn from the controls among rows, and transform all rows.

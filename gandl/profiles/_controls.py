@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gandl._row_labels import labels
+from gandl._row_labels import labels, rows_of_each
 
 
 def is_control(control: Any, y: Any, n: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def split_controls(
             f"Batch {batches[counts.argmin()]!r} has {counts.min()} controls; centring "
             "and scaling it takes two at least. Leave it out, or join it with another."
         )
-    return [X[position == b] for b in range(len(batches))]
+    return [X[rows] for rows in rows_of_each(position, len(batches))]
 
 
 def scale_or_one(spread: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -15,7 +15,12 @@ from sklearn.base import (
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, batch_positions, sorted_batches
+from gandl._row_labels import (
+    batch_of_rows,
+    batch_positions,
+    rows_of_each,
+    sorted_batches,
+)
 from gandl.profiles._controls import is_control, scale_or_one, split_controls
 
 
@@ -186,10 +191,10 @@ class TypicalVariationNormalizer(
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
-        X = (X - self.means_[position]) / self.scales_[position] @ self.components_.T
-        aligned = np.empty_like(X)
-        for b in np.unique(position):
-            aligned[position == b] = X[position == b] @ self.alignments_[b]
+        aligned = np.empty((len(X), self.n_components_))
+        for b, rows in enumerate(rows_of_each(position, len(self.batches_))):
+            part = (X[rows] - self.means_[b]) / self.scales_[b]
+            aligned[rows] = part @ self.components_.T @ self.alignments_[b]
         return aligned
 
     def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None) -> np.ndarray:
@@ -232,8 +237,9 @@ class TypicalVariationNormalizer(
         n = controls.shape[1]
         aligned = np.empty_like(controls)
         alignments = np.empty((len(self.batches_), n, n))
-        for b, name in enumerate(self.batches_):
-            part = controls[position == b]
+        rows_of = rows_of_each(position, len(self.batches_))
+        for b, (name, rows) in enumerate(zip(self.batches_, rows_of, strict=True)):
+            part = controls[rows]
             covariance = part.T @ part / (len(part) - 1)
             if self.shrinkage == 0 and np.linalg.cond(covariance) > 1e10:
                 raise ValueError(
@@ -241,7 +247,7 @@ class TypicalVariationNormalizer(
                     f"{n} components: set shrinkage above 0, or lower n_components."
                 )
             alignments[b] = _inverse_root(covariance + self.shrinkage * np.eye(n))
-            aligned[position == b] = part @ alignments[b]
+            aligned[rows] = part @ alignments[b]
         return alignments @ _inverse_root(aligned.T @ aligned / (len(aligned) - 1))
 
 

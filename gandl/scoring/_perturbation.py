@@ -16,6 +16,7 @@ from gandl._row_labels import (
     batch_of_rows,
     batch_positions,
     kinds_of_controls,
+    rows_of_each,
     sorted_batches,
 )
 
@@ -168,10 +169,11 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         axes, found = [], []
         self.control_kinds_, self.control_batches_ = kind, rows
         self.control_scores_ = np.full((len(X), 2), np.nan)
+        rows_of = rows_of_each(of, len(self.batches_))
         if self.pooled:
-            parts = [("all", np.ones(len(X), dtype=bool))]
+            parts = [("all", np.arange(len(X)))]
         else:
-            parts = [(name, of == b) for b, name in enumerate(self.batches_)]
+            parts = list(zip(self.batches_, rows_of, strict=True))
         for name, mine in parts:
             axes.append(self._axis(X[mine], kind[mine], name))
             scores = self._held_out_scores(X[mine], kind[mine], name)
@@ -179,8 +181,9 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         self.origins_, self.directions_, self.weights_ = map(
             np.stack, zip(*axes, strict=True)
         )
-        for b in range(len(self.batches_)):
-            on = [self.control_scores_[(of == b) & (kind == k), 0] for k in (0, 1)]
+        for mine in rows_of:
+            scores = self.control_scores_[mine, 0]
+            on = [scores[kind[mine] == k] for k in (0, 1)]
             counts = {"n_negative": len(on[0]), "n_positive": len(on[1])}
             measured = separation(*on)
             separate = measured["cohens_d"] >= _POOR  # not if it is NaN
@@ -214,10 +217,16 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         X = validate_data(self, X, dtype=np.float64, reset=False)
         rows = batch_of_rows(batch, len(X))
         if self.pooled:
-            b = np.zeros(len(X), dtype=int)
+            position = np.zeros(len(X), dtype=np.intp)
         else:
-            b = batch_positions(rows, self.batches_)
-        return _scores(X, self.origins_[b], self.directions_[b], self.weights_[b])
+            position = batch_positions(rows, self.batches_)
+        scores = np.empty((len(X), 2))
+        axes = zip(self.origins_, self.directions_, self.weights_, strict=True)
+        for axis, mine in zip(
+            axes, rows_of_each(position, len(self.origins_)), strict=True
+        ):
+            scores[mine] = _scores(X[mine], *axis)
+        return scores
 
     def fit_transform(self, X: Any, y: Any, *, batch: Any = None) -> np.ndarray:
         """Learn from the controls among rows, and score all rows.

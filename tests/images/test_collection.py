@@ -79,6 +79,16 @@ def test_invalid_index(X, key):
         X[key]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint64", "int64"])
+def test_positions_of_any_type_of_integer(dtype):
+    numbers = np.arange(300).reshape(-1, 1, 1, 1)  # more than fit into eight bits
+    X = ImageCollection.from_array(numbers)
+    rows = np.array([23, 0, 7, 7], dtype=dtype)
+    assert X.load_batch(rows).ravel().tolist() == [23, 0, 7, 7]
+    if np.iinfo(dtype).min < 0:
+        assert X.load_batch(-1 - rows).ravel().tolist() == [276, 299, 292, 292]
+
+
 def test_view_of_view(X, pixels):
     np.testing.assert_array_equal(np.asarray(X[4:][::2][[1, 3]]), pixels[[6, 10]])
 
