@@ -18,7 +18,7 @@ demo: .venv/installed
 	$(BIN)/python examples/demo.py --out $(OUT) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The readers with the oldest tifffile and zarr that pyproject.toml allows.
 test-oldest: .venv/installed

@@ -30,6 +30,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+import _methods
 import numpy as np
 import pandas as pd
 import torch
@@ -53,12 +54,22 @@ def main() -> None:
     parser.add_argument("--join", type=Path, nargs="*", default=[], help="earlier runs")
     parser.add_argument("--minutes", type=float, default=20.0, help="of one core, each")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
+    parser.add_argument(
+        "--until",
+        type=float,
+        default=1.0,
+        help="end at this share of the minutes, by the schedule of all of them: what "
+        "another machine had after as many images in fewer",
+    )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("embedding.json"))
     arguments = parser.parse_args()
     methods = [m for m in arguments.methods.split(",") if m]
     for name in methods:
         find_method(name)  # or there is none
+    _methods.CHECKPOINTS = tuple(
+        c for c in _methods.CHECKPOINTS if c <= arguments.until
+    )
     # A fold may lack a rare class.
     warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
     results = [r for file in arguments.join for r in json.loads(file.read_text())]

@@ -7,8 +7,9 @@ channel, plain and compressed. Times, in sites a second, reading alone (with sca
 cutting to tiles, by one thread and by all that read ahead), the network alone (on sites
 in memory), and both together, as `transform` has them. "Waiting" is the share of the
 last that the network waits for pixels. Reading is at full speed where that share is
-near zero, or "both" as fast as reading alone. Files were just written, so that a disk
-is seldom asked: what is measured is decoding.
+near zero, or "both" as fast as reading alone. All of it in turns, again and again:
+medians, and "both" over the slower of its two parts, the least and the most of it.
+Files were just written, so that a disk is seldom asked: what is measured is decoding.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import platform
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import tifffile
 import torch
 
 from gandl import GANDLFeaturizer, ImageCollection, _batches, _embedding
+from gandl._files import whole_file
 
 COMPRESSIONS = {"plain": None, "deflate": "zlib", "LZW": "lzw"}
 
@@ -38,6 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sites", type=int, default=24)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--width", type=int, default=64, help="the channel_base")
     parser.add_argument(
@@ -49,7 +53,8 @@ def main() -> None:
     for files in arguments.files:
         with tempfile.TemporaryDirectory() as folder:
             X = write(Path(folder), arguments.sites, arguments.size, files)
-            results.append({"files": files, **measure(X, arguments.width)})
+            measured = measure(X, arguments.width, arguments.repetitions)
+            results.append({"files": files, **measured})
     report = {
         "sites": arguments.sites,
         "size": arguments.size,
@@ -61,12 +66,18 @@ def main() -> None:
     }
     print(json.dumps(report))
     columns = ("one thread", "reading", "network", "both")
-    print(f"| files | {' | '.join(columns)} | waiting |\n|{'---|' * 6}")
+    names = " | ".join((*columns, "both over the slower", "waiting"))
+    print(f"| files | {names} |\n|{'---|' * 7}")
     for row in results:
-        speeds = " | ".join(f"{row[column]:.2f}" for column in columns)
-        print(f"| {row['files']} | {speeds} | {100 * row['waiting']:.0f} % |")
+        speeds = " | ".join(f"{np.median(row[column]):.2f}" for column in columns)
+        reading, network, both = (np.array(row[column]) for column in columns[1:])
+        shares = both / np.minimum(reading, network)
+        share = f"{np.median(shares):.2f} ({shares.min():.2f} to {shares.max():.2f})"
+        waiting = f"{100 * np.median(row['waiting']):.0f} %"
+        print(f"| {row['files']} | {speeds} | {share} | {waiting} |")
     if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1))
+        with whole_file(arguments.out) as part:
+            part.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def write(folder: Path, n_sites: int, size: int, files: str) -> ImageCollection:
@@ -84,8 +95,9 @@ def write(folder: Path, n_sites: int, size: int, files: str) -> ImageCollection:
     return ImageCollection.from_folder(folder, "s{site}_w{channel}.tif")
 
 
-def measure(X: ImageCollection, width: int) -> dict[str, Any]:
+def measure(X: ImageCollection, width: int, repetitions: int) -> dict[str, Any]:
     """Sites a second of each part alone and of both, and the share of waiting."""
+    found: dict[str, list[float]] = defaultdict(list)
     featurizer = GANDLFeaturizer(
         channel_base=width, max_kimg=0, whiten=False, random_state=0
     ).fit(X[:1])
@@ -111,19 +123,18 @@ def measure(X: ImageCollection, width: int) -> dict[str, Any]:
             yield part
 
     featurizer.transform(kept[:1])  # warm
-    with patch.object(_batches, "_N_READERS", 1):
-        one_thread = seconds(reading_alone)
-    reading = seconds(reading_alone)
-    network = seconds(lambda: featurizer.transform(kept)) / len(kept)
-    with patch.object(_embedding, "_cut", watched):
-        both = seconds(lambda: featurizer.transform(X))
-    return {
-        "one thread": len(X) / one_thread,
-        "reading": len(X) / reading,
-        "network": 1 / network,
-        "both": len(X) / both,
-        "waiting": waited / both,
-    }
+    for _ in range(repetitions):
+        with patch.object(_batches, "_N_READERS", 1):
+            found["one thread"].append(len(X) / seconds(reading_alone))
+        found["reading"].append(len(X) / seconds(reading_alone))
+        network = seconds(lambda: featurizer.transform(kept))
+        found["network"].append(len(kept) / network)
+        waited = 0.0
+        with patch.object(_embedding, "_cut", watched):
+            both = seconds(lambda: featurizer.transform(X))
+        found["both"].append(len(X) / both)
+        found["waiting"].append(waited / both)
+    return found
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -127,15 +127,15 @@ def _check_channels(estimator: Any, images: ImageCollection) -> None:
             f"X has {n_channels} channels, but {type(estimator).__name__} was fitted "
             f"on images of {expected} channels: {list(estimator.channels_in_)}. Axes "
             "are (n, channels, height, width); X.with_channels chooses channels of a "
-            "collection."
+            "collection, --channels on the command line."
         )
     names = estimator.channels_in_
     if images.channels != names and not (unnamed(images.channels) or unnamed(names)):
         raise ValueError(
             f"X has the channels {images.channels}, but {type(estimator).__name__} was "
-            f"fitted on {names}: bring them into that order with X.with_channels. If "
-            "the same stains have other names, make the collection with the fitted "
-            "ones."
+            f"fitted on {names}: bring them into that order with X.with_channels (on "
+            "the command line, --channels). If the same stains have other names, make "
+            "the collection with the fitted ones."
         )
 
 

@@ -108,7 +108,7 @@ def test_a_fit_leaves_no_process_group(fitted):
 
 def test_a_batch_that_ranks_cannot_share_is_refused(fitted):
     text = fitted[2][1]["refused"]
-    assert "batch_size=12 and adversarial_batch=8 on 2 ranks" in text
+    assert "2 ranks are to share batches of 12 (batch_size, " in text
     assert "such as 8 and 8" in text
 
 

@@ -1,12 +1,14 @@
 """The code of the README runs, block after block, as a reader would run it."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gandl._presets
+import gandl.datasets
 from gandl.datasets import make_screen
 
 README = Path(__file__).parents[1] / "README.md"
@@ -15,9 +17,11 @@ README = Path(__file__).parents[1] / "README.md"
 @pytest.fixture
 def small_budget(monkeypatch):
     """The same code with a network and a budget for tests."""
-    tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8}
+    tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8, "n_views": 2}
     default = gandl._presets.PRESETS["default"] | tiny
     monkeypatch.setitem(gandl._presets.PRESETS, "default", default)
+    smaller = partial(make_screen, image_size=64)
+    monkeypatch.setattr(gandl.datasets, "make_screen", smaller)
 
 
 def test_code_of_the_readme(small_budget, tmp_path, monkeypatch):

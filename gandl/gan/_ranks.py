@@ -27,7 +27,7 @@ GROUP = 4
 _TIMEOUT = timedelta(minutes=30)
 
 
-class LostRankError(RuntimeError):
+class LostRankError(ConnectionError):
     """Another process does not answer any more."""
 
 
@@ -243,8 +243,8 @@ def check_batch(batch_size: int, adversarial_batch: int, ranks: Ranks) -> None:
         fitting = max(step, batch_size // step * step)
         in_game = min(fitting, -(-adversarial_batch // step) * step)
         raise ValueError(
-            f"batch_size={batch_size} and adversarial_batch={adversarial_batch} on "
-            f"{ranks.size} ranks: both are to be multiples of {step}, four images a "
-            f"rank, such as {fitting} and {in_game}. There are to be no fewer images "
-            "than that."
+            f"{ranks.size} ranks are to share batches of {batch_size} (batch_size, or "
+            f"all images where they are fewer) and {adversarial_batch} images "
+            f"(adversarial_batch): both are to be multiples of {step}, four images a "
+            f"rank, such as {fitting} and {in_game}, with no fewer images than that."
         )

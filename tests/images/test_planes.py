@@ -44,9 +44,10 @@ CHOICES = [
     ({"z": "mean", "t": 1}, lambda x: x[1].mean(axis=0).astype("float32")),
     ({"z": "max", "t": "mean"}, lambda x: x.max(axis=1).mean(axis=0, dtype="float32")),
 ]
+CHOICE_NAMES = [str(choice) for choice, _ in CHOICES]
 
 
-@pytest.mark.parametrize(("choice", "expected"), CHOICES, ids=str)
+@pytest.mark.parametrize(("choice", "expected"), CHOICES, ids=CHOICE_NAMES)
 @pytest.mark.parametrize("n_channels", [1, 2])
 def test_a_stack_in_one_file(tmp_path, n_channels, choice, expected):
     image = stack(2, 3, n_channels, 8, 6)
@@ -58,7 +59,7 @@ def test_a_stack_in_one_file(tmp_path, n_channels, choice, expected):
     np.testing.assert_array_equal(folder[0], X[0])
 
 
-@pytest.mark.parametrize(("choice", "expected"), CHOICES, ids=str)
+@pytest.mark.parametrize(("choice", "expected"), CHOICES, ids=CHOICE_NAMES)
 @pytest.mark.parametrize("n_channels", [1, 2])
 def test_a_stack_in_many_files(tmp_path, same, n_channels, choice, expected):
     images = [stack(2, 3, n_channels, 8, 6), stack(2, 3, n_channels, 8, 6)[::-1]]
