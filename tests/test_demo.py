@@ -22,7 +22,7 @@ def demo(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "demo", module)  # its dataclass looks itself up
     spec.loader.exec_module(module)
-    tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8}
+    tiny = {"channel_max": 8, "latent_dim": 8, "batch_size": 8, "n_views": 2}
     default = gandl._presets.PRESETS["default"] | tiny
     monkeypatch.setitem(gandl._presets.PRESETS, "default", default)
     small = {"n_controls": 4, "n_sites": 1, "n_compounds": 1, "image_size": 64}
