@@ -57,6 +57,7 @@ N_COMPOUNDS, DOSES = 1672, 10 ** np.linspace(-2, 0.5, 6)
 N_CHANNELS, SIZE, N_FEATURES, N_SITES = 5, 64, 64, 4
 WELLS = [f"{row_letters(r)}{c:02}" for r in range(32) for c in range(1, 49)]
 SHARE_TREATED, N_REPLICATES = 0.8, 6
+CONTROLS = {"negative": "Mock", "positive": "Active SARS-CoV-2"}
 PATTERN = "{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
 
 
@@ -224,16 +225,20 @@ class Case:
         measure("reading order of tiles", lambda: reading_order(tiles, 8, 64))
         measure("load_batch of 1,000", lambda: X.load_batch(np.arange(min(1000, n))))
 
-    def tables(self, root: Path) -> None:
-        measure, sites = self.measure, self.sites
-        rng = np.random.default_rng(0)
+    def embeddings(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Embeddings, and what their rows are: controls by kind, None, and plates."""
+        sites, rng = self.sites, np.random.default_rng(0)
         E = rng.standard_normal((self.n, N_FEATURES), dtype=np.float32)
         treated = sites["treatment"].notna().to_numpy()
         infected = ((sites["disease_condition"] != "Mock") & ~treated).to_numpy()
         E[infected | treated, 0] += 6
         kind = sites["disease_condition"].mask(treated)
-        plate = sites["plate"].to_numpy()
-        how = {"y": kind, "batch": plate}
+        return E, {"y": kind, "batch": sites["plate"].to_numpy()}
+
+    def tables(self, root: Path) -> None:
+        measure, sites = self.measure, self.sites
+        E, how = self.embeddings()
+        plate = how["batch"]
         scaler = ControlScaler(control="Mock")
         measure("normalise: ControlScaler", lambda: scaler.fit_transform(E, **how))
         tvn = TypicalVariationNormalizer(control="Mock")
@@ -249,19 +254,24 @@ class Case:
         )
         del profiles
         measure("read_profiles, parquet", lambda: read_profiles(path))
-        how["y"] = kind.to_numpy()
-        names = {"negative": "Mock", "positive": "Active SARS-CoV-2"}
-        axis = PerturbationScorer(**names)
+        how["y"] = how["y"].to_numpy()
+        axis = PerturbationScorer(**CONTROLS)
         measure("score: PerturbationScorer, fit", lambda: axis.fit(E, **how))
         measure("score: the same, transform", lambda: axis.transform(E, batch=plate))
-        alone = PerturbationScorer(**names)
+        alone = PerturbationScorer(**CONTROLS)
         measure("score: fit, no batches", lambda: alone.fit(E, how["y"]))
         scorer = DoseResponseScorer(perturbation=axis)
         measure("fit: DoseResponseScorer, controls", lambda: scorer.fit(E, **how))
-        compound = sites["treatment"].to_numpy()[treated]
-        dose = sites["treatment_conc"].to_numpy()[treated]
-        batch, E = plate[treated], E[treated]
-        table = measure(
+
+    def curves(self, root: Path) -> None:
+        E, how = self.embeddings()
+        axis = PerturbationScorer(**CONTROLS)
+        scorer = DoseResponseScorer(perturbation=axis).fit(E, **how)
+        treated = self.sites["treatment"].notna().to_numpy()
+        compound = self.sites["treatment"].to_numpy()[treated]
+        dose = self.sites["treatment_conc"].to_numpy()[treated]
+        batch, E = how["batch"][treated], E[treated]
+        table = self.measure(
             "fit: curves of compounds",
             lambda: scorer.dose_response(E, compound, dose, batch=batch),
         )
@@ -275,7 +285,7 @@ def run(n: int, part: str) -> dict[str, dict[str, Any]]:
     return case.results
 
 
-PARTS = ("collections", "pixels", "tables", "folder")
+PARTS = ("collections", "pixels", "tables", "curves", "folder")
 
 
 def paths_table(sites: pd.DataFrame) -> pd.DataFrame:

@@ -144,7 +144,10 @@ def _long_sheet(path: str, title: str, rows: Rows) -> pd.DataFrame:
     try:
         return _with_well(with_usual_names(table))
     except ValueError as error:
-        raise ValueError(f"{path!r}, sheet {title!r}: {error}") from None
+        raise ValueError(
+            f"{path!r}, sheet {title!r}: {error} Where a sheet is no plate map, name "
+            "those that are: read_plate_map(path, sheet=...)."
+        ) from None
 
 
 def _join_sheets(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

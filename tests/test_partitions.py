@@ -37,7 +37,12 @@ def root(tmp_path):
     rng = np.random.default_rng(1)
     for k in range(N):
         pixels = rng.integers(0, 4096, (2, 32, 32), dtype="uint16")
-        tifffile.imwrite(root / f"P{k // 6}_{k}.tif", pixels, photometric="minisblack")
+        tifffile.imwrite(
+            root / f"P{k // 6}_{k}.tif",
+            pixels,
+            photometric="minisblack",
+            metadata={"axes": "CYX"},
+        )
     return root
 
 
@@ -174,7 +179,9 @@ def test_dask(featurizer, X, root, folder, client):
         embed(featurizer, X, folder, client=client)
     before = times(folder)
     assert sorted(before) == ["part-00000.parquet", "part-00002.parquet"]
-    tifffile.imwrite(root / "P0_5.tif", X[4], photometric="minisblack")
+    tifffile.imwrite(
+        root / "P0_5.tif", X[4], photometric="minisblack", metadata={"axes": "CYX"}
+    )
     mended = collection(root)
     assert embed(featurizer, mended, folder, client=client) == [1]
     assert embed(featurizer, mended, folder, client=client) == []
@@ -209,7 +216,9 @@ def test_a_file_that_cannot_be_read_holds_up_no_other_partition(
         embed(featurizer, X, folder)
     assert list(times(folder)) == ["part-00002.parquet"]
     for name, pixels in (("P0_1.tif", X[0]), ("P0_5.tif", X[2])):
-        tifffile.imwrite(root / name, pixels, photometric="minisblack")
+        tifffile.imwrite(
+            root / name, pixels, photometric="minisblack", metadata={"axes": "CYX"}
+        )
     mended = collection(root)
     assert embed(featurizer, mended, folder) == [0, 1]
     assert_frame_equal(read_profiles(folder), whole(featurizer, mended))
@@ -306,7 +315,11 @@ def test_tiles_of_an_image_stay_together(featurizer, folder, tmp_path, monkeypat
         return original(path, *args)
 
     for k in range(3):
-        tifffile.imwrite(tmp_path / f"P_{k}.tif", np.full((2, 64, 64), k, "uint16"))
+        tifffile.imwrite(
+            tmp_path / f"P_{k}.tif",
+            np.full((2, 64, 64), k, "uint16"),
+            metadata={"axes": "CYX"},
+        )
     tiles = collection(tmp_path).tile(32)
     read, original = Counter(), gandl.images._sources.read_planes
     monkeypatch.setattr(gandl.images._sources, "read_planes", counting)

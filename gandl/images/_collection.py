@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from gandl.images._illumination import with_functions
 from gandl.images._intensity import check_images
 from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
 from gandl.images._ome import OmeView
-from gandl.images._readers import BYTE_LIMIT
+from gandl.images._readers import BYTE_LIMIT, n_unnamed_pages
 from gandl.images._screens import ScreenView
 from gandl.images._sources import FileSource, Source, array_source
 from gandl.images._unreadable import split_unreadable
@@ -162,7 +163,8 @@ class ImageCollection(OmeView, ScreenView):
             Of TIFF stacks with several planes or time points: the one to take,
             counted from 0, or a projection; the mean becomes float32 (float64 if of
             32 bits or more). Pages that the file does not name are planes if only z is
-            given, time points if only t is, and else channels.
+            given, time points if only t is, and else channels, with a warning unless
+            ``channels`` names them.
         byte_limit : int, default=4 GiB
             The size above which the collection refuses to become one array, and a
             file to be read.
@@ -308,6 +310,9 @@ class ImageCollection(OmeView, ScreenView):
                 f"{names[0]!r}. Name all that a file holds; in a load_data.csv, or "
                 "with {channel} in a pattern, each file is to hold one: convert RGB."
             )
+        # One that asked for planes or time points would have them.
+        if not names and files.paths.shape[1] == 1 < n:
+            _tell_unnamed_pages(files.paths.flat[0])
         if files.functions is not None:
             source = with_functions(source, files.functions)
         return cls._from_source(
@@ -457,4 +462,16 @@ class ImageCollection(OmeView, ScreenView):
             _channels=channel_names(names, len(names)),
             _picks=[self._picks[place] for place in places],
             _group_ranges=None if ranges is None else ranges[:, places],
+        )
+
+
+def _tell_unnamed_pages(path: str) -> None:
+    n = n_unnamed_pages(path)
+    if n > 1:
+        warnings.warn(
+            f"{path!r} does not say what its {n} pages are: they are taken for "
+            "channels. Name these by `channels`; where pages are planes or time "
+            "points, choose by `z` or `t`.",
+            UserWarning,
+            stacklevel=4,
         )

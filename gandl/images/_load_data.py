@@ -42,6 +42,7 @@ def list_load_data(
         raise ValueError("The table has no rows.")
     table = as_text(table)
     of_channel, functions = _roles(table)
+    _check_frames(table)
     labels = list(of_channel) if channels is None else list(channels)
     unknown = [label for label in labels if label not in of_channel]
     if unknown or not labels:
@@ -61,6 +62,17 @@ def list_load_data(
     metadata = with_usual_names(table.drop(columns=mentioned))
     names = channels.values() if isinstance(channels, Mapping) else labels
     return FileTable(paths, tuple(names), metadata, inside, functions=fields)
+
+
+def _check_frames(table: pd.DataFrame) -> None:
+    """Refuse a place in each file that differs from row to row: one is for all."""
+    for name in map(str, table):
+        if name.startswith(("Frame_", "Series_")) and table[name].nunique() > 1:
+            raise ValueError(
+                f"{name!r} names another page of its file in each row, which is not "
+                "read. Split the files, one image a file, and delete the column; or "
+                "keep the rows of one page, and choose it by `z` or `t`."
+            )
 
 
 def _check_own(paths: np.ndarray, labels: Sequence[str]) -> None:

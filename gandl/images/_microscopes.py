@@ -122,7 +122,12 @@ def list_microscope(root: str, name: str | None) -> Found:
             f"{' or '.join(microscope.names)} ({microscope.shape}): {len(matches)}"
             for microscope, matches in zip(tried, fitting, strict=True)
         )
-        examples = ", ".join(map(repr, islice(paths, _N_EXAMPLES))) or "nothing"
+        # Of each that fits one; where none does, of images if there are any.
+        above = len(root.replace(os.sep, "/").rstrip("/")) + 1
+        fit = [matches[0][0][above:] for matches in fitting if matches]
+        images = [path for path in paths if re.search(f"{_SUFFIX}$", path)]
+        shown = fit or images or paths
+        examples = ", ".join(map(repr, islice(shown, _N_EXAMPLES))) or "nothing"
         remedy = (
             "Name the one to use"
             if found

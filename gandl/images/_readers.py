@@ -208,11 +208,25 @@ def _read_chosen(tif: Any, series: Any, planes: Planes) -> tuple[np.ndarray, str
     return project(map(moment, times), planes.t), rest
 
 
+def n_unnamed_pages(path: str) -> int:
+    """How many pages of a TIFF file lie along an axis that it does not name, or 1."""
+    if not path.lower().endswith((".tif", ".tiff")):
+        return 1
+    with tifffile.TiffFile(path) as tif:
+        axes = zip(tif.series[0].axes, tif.series[0].shape, strict=True)
+        return max((n for axis, n in axes if axis in "QI"), default=1)
+
+
 # Pages without a name are planes where planes are asked for and none have the name.
 def _named_axes(axes: str, shape: tuple[int, ...], planes: Planes) -> str:
     asked = [axis for axis in "zt" if getattr(planes, axis) is not None]
     unnamed = [k for k, a in enumerate(axes) if a in "QI" and shape[k] > 1]
     named = set("ZT") & {a for a, n in zip(axes, shape, strict=True) if n > 1}
+    if len(asked) == 2 and unnamed and not named:
+        raise PlaneError(
+            f"holds {shape[unnamed[0]]} pages without names, which can be planes or "
+            "time points: pass z for the first or t for the second, not both."
+        )
     if len(asked) != 1 or len(unnamed) != 1 or asked[0].upper() in named:
         return axes
     name = asked[0].upper()

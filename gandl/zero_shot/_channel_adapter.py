@@ -264,7 +264,7 @@ class ChannelAdapter(
             return
         parts = []
         if dropped:
-            parts.append(f"drops {_join(dropped)}, which play none of the featurizer's")
+            parts.append(f"drops {_join(dropped)}, as none of the featurizer's")
         if lacking:
             parts.append(
                 f"fills {_join(lacking)}, which none of X plays, by "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
@@ -242,6 +243,11 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             X, y = validate_data(self, X, y, dtype=np.float64, reset=reset)
         else:
             X, y = check_X_y(featurizer.transform(X), y, dtype=np.float64)
+        missing = np.flatnonzero(pd.isna(y))
+        if len(missing):
+            raise ValueError(
+                f"y has no class in row {missing[0]}: leave out rows without one."
+            )
         check_classification_targets(y)
         return X, y
 

@@ -32,7 +32,9 @@ def table():
 def folder(tmp_path, pixels, table):
     for image, path in zip(pixels, table["path"], strict=True):
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        tifffile.imwrite(tmp_path / path, image, photometric="minisblack")
+        tifffile.imwrite(
+            tmp_path / path, image, photometric="minisblack", metadata={"axes": "CYX"}
+        )
     return tmp_path
 
 

@@ -310,7 +310,12 @@ def test_missing_file(folder, table):
     ],
 )
 def test_odd_file(folder, table, image, message):
-    tifffile.imwrite(folder / table["path"][7], image, photometric="minisblack")
+    tifffile.imwrite(
+        folder / table["path"][7],
+        image,
+        photometric="minisblack",
+        metadata={"axes": "CYX"},
+    )
     X = ImageCollection.from_table(table, root=folder)
     X[:7].load_batch(slice(None))
     for read in (lambda: X[7], lambda: np.asarray(X), lambda: list(X.tile(4))):

@@ -344,3 +344,11 @@ def test_a_function_of_matlab(gallery, tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"field\.mat': {why}.*=False"):
             ImageCollection.from_load_data(table, root=tmp_path)
+
+
+def test_a_page_that_differs_from_row_to_row_is_refused(gallery, tmp_path):
+    pages = gallery.assign(Frame_DNA=np.arange(len(gallery)))
+    with pytest.raises(ValueError, match=r"'Frame_DNA' names another page of its file"):
+        ImageCollection.from_load_data(pages, root=tmp_path)
+    one = gallery.assign(Frame_DNA=0, Series_DNA="0")
+    assert len(ImageCollection.from_load_data(one, root=tmp_path)) == len(gallery)

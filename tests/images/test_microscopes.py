@@ -268,7 +268,11 @@ def test_none_fits(make):
 
 def test_several_fit(make):
     root = make(*harmony("P1"), "X-1/Plate1/B02_s1_w1.png")
-    message = r"Several patterns fit .*rxrx .*: 1; phenix .*: 6; .*Name the one"
+    (root / "0_notes.txt").touch()
+    message = (
+        r"Several patterns fit .*such as 'X-1/Plate1/B02_s1_w1\.png', '.*\.tiff'\. .*"
+        r"rxrx .*: 1; phenix .*: 6; .*Name the one"
+    )
     with pytest.raises(ValueError, match=message):
         ImageCollection.from_folder(root)
     assert len(ImageCollection.from_folder(root, "rxrx")) == 1

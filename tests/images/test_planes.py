@@ -116,11 +116,15 @@ def test_stacks_that_are_not_asked_for_are_errors_later_too(tmp_path):
 def test_pages_without_a_name(tmp_path):
     image = stack(3, 8, 6)
     save(tmp_path / "a.tif", image)
-    np.testing.assert_array_equal(from_table(tmp_path)[0], image)
+    with pytest.warns(UserWarning, match=r"a.tif' does not say what its 3 pages are"):
+        X = from_table(tmp_path)
+    np.testing.assert_array_equal(X[0], image)
+    named = from_table(tmp_path, channels=["DNA", "ER", "actin"])
+    np.testing.assert_array_equal(named[0], image)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image)
     np.testing.assert_array_equal(from_table(tmp_path, z=1)[0], image[1:2])
     np.testing.assert_array_equal(from_table(tmp_path, t="max")[0, ...], [image.max(0)])
-    with pytest.raises(ValueError, match=r"there is no z=1"):
+    with pytest.raises(ValueError, match=r"3 pages without names.*not both"):
         from_table(tmp_path, z=1, t=0)
 
 

@@ -244,3 +244,8 @@ def test_images_by_a_featurizer_that_is_never_fitted_again():
         cross_val_score(model, X, y, error_score="raise")
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         model.fit(X, y[:-1])
+
+
+def test_a_row_without_a_class_is_named():
+    with pytest.raises(ValueError, match=r"y has no class in row 1: leave out"):
+        ZeroShotClassifier().fit(np.eye(4), ["a", None, "b", "a"])
