@@ -123,8 +123,7 @@ def list_microscope(root: str, name: str | None) -> Found:
             for microscope, matches in zip(tried, fitting, strict=True)
         )
         # Of each that fits one; where none does, of images if there are any.
-        above = len(root.replace(os.sep, "/").rstrip("/")) + 1
-        fit = [matches[0][0][above:] for matches in fitting if matches]
+        fit = [os.path.relpath(matches[0].path, root) for matches in fitting if matches]
         images = [path for path in paths if re.search(f"{_SUFFIX}$", path)]
         shown = fit or images or paths
         examples = ", ".join(map(repr, islice(shown, _N_EXAMPLES))) or "nothing"
