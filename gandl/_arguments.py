@@ -178,6 +178,9 @@ def _add_plate_map(parser: argparse.ArgumentParser) -> None:
         "common, or grids that look like the plate",
     )
     group.add_argument(
+        "--sheet", nargs="+", help="sheets of a workbook that are the plate map (all)"
+    )
+    group.add_argument(
         "--batch", nargs="+", help="columns that together name a plate (plate)"
     )
 

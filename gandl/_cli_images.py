@@ -126,7 +126,8 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
     path = getattr(options, "plate_map", None)
     if path is None:
         return known
-    joined, unused = join_plate_map(known, read_plate_map(path))
+    plate_map = read_plate_map(path, sheet=options.sheet)
+    joined, unused = join_plate_map(known, plate_map)
     if unused:
         tell(f"In the plate map, but without images: {unused}.")
     return joined

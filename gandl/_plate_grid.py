@@ -6,14 +6,13 @@ import csv
 import gzip
 import os
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from gandl._tables import separator
+from gandl._tables import DAMAGE, no_table, separator
 from gandl._wells import FORMATS, row_letters
 
 Rows = list[list[str]]
@@ -39,8 +38,8 @@ def read_cells(path: str | os.PathLike[str]) -> dict[str, Rows]:
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file, delimiter=separator(path)))
-    except (csv.Error, UnicodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name!r} is no table: {error}") from None
+    except (csv.Error, *DAMAGE) as error:
+        raise no_table(path, error) from None
     return {"": [[cell.strip() for cell in row] for row in rows]}
 
 

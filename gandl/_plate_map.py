@@ -146,7 +146,7 @@ def _long_sheet(path: str, title: str, rows: Rows) -> pd.DataFrame:
     except ValueError as error:
         raise ValueError(
             f"{path!r}, sheet {title!r}: {error} Where a sheet is no plate map, name "
-            "those that are: read_plate_map(path, sheet=...)."
+            "those that are: read_plate_map(path, sheet=...), or --sheet."
         ) from None
 
 

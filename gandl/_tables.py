@@ -10,6 +10,7 @@ import zlib
 import pandas as pd
 
 USUAL = ("plate", "well", "site")
+DAMAGE = (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error)  # of a text file
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -34,18 +35,24 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     except pd.errors.ParserWarning:
         raise ValueError(
             f"{os.fspath(path)!r} is no table: a row has more fields than there are "
-            "headings. A comma inside a field takes quotation marks around the field."
+            "headings. Headings are the first line, without a title above them, and a "
+            "comma inside a field takes quotation marks around the field."
         ) from None
     except (
         pd.errors.ParserError,
         pd.errors.EmptyDataError,
-        UnicodeError,
-        EOFError,
-        gzip.BadGzipFile,
-        zlib.error,
+        *DAMAGE,
     ) as error:
-        raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
+        raise no_table(path, error) from None
     return with_usual_names(table)
+
+
+def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
+    """What went wrong in reading text, with the file and the remedy."""
+    reason = str(error)
+    if isinstance(error, UnicodeError):
+        reason = 'its text is not UTF-8. Save it as "CSV UTF-8", as spreadsheets say'
+    return ValueError(f"{os.fspath(path)!r} is no table: {reason}")
 
 
 def separator(path: str | os.PathLike[str]) -> str:
@@ -61,7 +68,7 @@ def separator(path: str | os.PathLike[str]) -> str:
     try:
         with opened(path, "rt", encoding="utf-8-sig") as file:
             first = next((line for line in file if line.strip()), "")
-    except (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error):
+    except DAMAGE:
         return ","  # whoever reads on tells what is wrong
     return max(",;\t", key=first.count)
 

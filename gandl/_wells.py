@@ -11,6 +11,8 @@ _NUMBERS = (
     re.compile(r"0*([1-9]\d?)[-_:]0*([1-9]\d?)"),
     re.compile(r"[Rr]0*([1-9]\d?)[-_: ]?[Cc]0*([1-9]\d?)"),
 )
+# What becomes of 1-1 in a spreadsheet: "01-Jan", "Jan-01" or a whole date.
+_DATE = re.compile(r"\d{1,2}-[A-Za-z]{3}|[A-Za-z]{3}-\d{1,2}|\d{4}-\d\d-\d\d")
 
 # Rows and columns of the plates there are.
 FORMATS = ((8, 12), (16, 24), (32, 48))
@@ -21,9 +23,12 @@ def well_position(name: Any) -> tuple[int, int]:
     row, column = _position(str(name).strip())
     if 0 <= row < FORMATS[-1][0] and 0 <= column < FORMATS[-1][1]:
         return row, column
+    hint = ""
+    if _DATE.match(str(name)):
+        hint = " A spreadsheet may have taken 1-1 for a date: write A1, or r1c1."
     raise ValueError(
         f"{name!r} is no well: a row from A to AF, then a column from 1 to 48, as in "
-        "A1, A01, A-1, r01c01 or, both as numbers, 1-1."
+        f"A1, A01, A-1, r01c01 or, both as numbers, 1-1.{hint}"
     )
 
 

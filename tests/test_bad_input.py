@@ -298,10 +298,13 @@ def grid(title, height, width):
 PLATE_MAPS = {
     "empty file": ("", "map.csv' is no table"),
     "ragged rows": ("well,state\nA01,healthy,3\nA02,x\n", "more fields than"),
-    "Latin letters": ("well,état\nA01,µ\n".encode("latin-1"), "map.csv' is no table"),
+    "Latin letters": (
+        "well,état\nA01,µ\n".encode("latin-1"),
+        "map.csv' is no table.*UTF-8",
+    ),
     "UTF-16": (
         plate_map().to_csv(index=False).encode("utf-16"),
-        "map.csv' is no table",
+        "map.csv' is no table: its text is not UTF-8",
     ),
     "no wells": (plate_map().drop(columns="well").to_csv(), 'no column "well"'),
     "columns of one name": ("well,Well,state\nA01,A01,x\n", "several columns 'well'"),
@@ -423,7 +426,7 @@ FOLDERS = {
     "no such row": (["P/r40c01f01p01-ch1sk1fk1fl1.tiff"], "'r40c01' is no well"),
     "a channel is missing": (
         ["P/x_A01_s1_w1.tif", "P/x_A01_s1_w2.tif", "P/x_A02_s1_w1.tif"],
-        "'A02'.* has no file of channel '2': .*A02_s1_w1.tif",
+        "'A02'.* has no file of channel '2': .*A02_s1_w2.tif",
     ),
 }
 

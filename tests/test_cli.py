@@ -281,11 +281,14 @@ def test_a_pattern_that_is_found_and_illumination(folder, model, tmp_path):
     """make_screen names files as RxRx does; a plate map in the shape of the plate."""
     named = ["--channels", "1=DNA", "3=actin", "--illumination"]
     tables = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    lines = ["place," + ",".join(str(c + 1) for c in range(24))]
-    for row in "ABCDEFGHIJKLMNOP":
-        lines.append(row + "".join(f",{row}-{c + 1}" for c in range(24)))
-    (tmp_path / "map.csv").write_text("\n".join(lines))
-    source = [folder, *named, "--plate-map", tmp_path / "map.csv"]
+    columns = range(1, 25)
+    lines = [[row, *(f"{row}-{c}" for c in columns)] for row in "ABCDEFGHIJKLMNOP"]
+    plate_map = tmp_path / "map.xlsx"
+    with pd.ExcelWriter(plate_map, engine="xlsxwriter") as book:
+        layout = pd.DataFrame(lines, columns=["place", *columns])
+        layout.to_excel(book, sheet_name="layout", index=False)
+        pd.DataFrame({"n": [1]}).to_excel(book, sheet_name="notes", index=False)
+    source = [folder, *named, "--plate-map", plate_map, "--sheet", "layout"]
     assert run("embed", model, *source, "--out", tables[0]) == 0
     source = [folder, "--pattern", "RxRx", *named]
     assert run("embed", model, *source, "--out", tables[1]) == 0

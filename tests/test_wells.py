@@ -45,6 +45,12 @@ def test_what_is_no_well(name):
         well_position(name)
 
 
+@pytest.mark.parametrize("name", ["1-Jan", "01-Jan", "Jan-01", "2026-01-01 00:00:00"])
+def test_a_spreadsheets_date(name):
+    with pytest.raises(ValueError, match="taken 1-1 for a date"):
+        well_position(name)
+
+
 def test_usual_name():
     for name in ("a1", "A01", "1-1", "r01c01", "A:1"):
         assert well_name(name) == "A01"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,17 +89,25 @@ _N_EXAMPLES = 3
 class Found:
     fields: list[str]
     files: dict[tuple[str, ...], str]  # values of the fields -> path
+    named: re.Pattern[str]  # how
 
     def values(self) -> list[dict[str, str]]:
         return [dict(zip(self.fields, key, strict=True)) for key in self.files]
 
     def path(self, values: Mapping[str, str]) -> str:
-        """The path of the file of these values; if there is none, one that says so."""
+        """The path of the file of these values, or where it would be."""
         key = tuple(values[field] for field in self.fields)
         if key in self.files:
             return self.files[key]
-        parts = ", ".join(f"{f} {values[f]}" for f in _PARTS if f in self.fields)
-        return f"{self._of_image[self._image(key)]} (of {parts})"
+        # By that of another file of the image, numbers with as many digits.
+        path = self._of_image[self._image(key)].replace(os.sep, "/")
+        match = self.named.fullmatch(path)
+        assert match
+        known = [f for f in _PARTS if f in self.fields and match[f] is not None]
+        for field in sorted(known, key=match.start, reverse=True):
+            number = values[field].zfill(len(match[field]))
+            path = path[: match.start(field)] + number + path[match.end(field) :]
+        return path.replace("/", os.sep)
 
     def _image(self, key: tuple[str, ...]) -> tuple[str, ...]:
         named = zip(self.fields, key, strict=True)
@@ -132,6 +141,8 @@ def list_microscope(root: str, name: str | None) -> Found:
             if found
             else "Describe the names of the files, with fields in braces"
         )
+        if name is not None:
+            remedy = f"Leave it out to have all microscopes' tried, or {remedy.lower()}"
         raise ValueError(
             f"{'Several patterns fit' if found else 'No pattern fits'} the files in "
             f"{root!r}, such as {examples}. Tried, with the number of files that fit: "
@@ -226,10 +237,29 @@ def _fields(microscope: Microscope, matches: list[_Match]) -> Found:
                 "say by a `pattern` of your own how they differ."
             )
         files[key] = path
-    return Found(fields, files)
+    _tell_measured_twice(rows, {"experiment", "measurement"} & set(fields))
+    return Found(fields, files, microscope.path)
 
 
 _Row = dict[str, str | None]
+
+
+def _tell_measured_twice(rows: list[_Row], fields: set[str]) -> None:
+    """Warn of a well that one plate has from several measurements or experiments."""
+    for field in fields:
+        seen: dict[tuple[str | None, ...], str | None] = {}
+        for row in rows:
+            first = seen.setdefault((row["plate"], row["well"]), row.get(field))
+            if first != row.get(field):
+                warnings.warn(
+                    f"Well {row['well']} of plate {row['plate']!r} is there from "
+                    f"several {field}s, {first!r} and {row.get(field)!r}. Where each "
+                    f'is a plate of its own, group by "{field}" too, or keep one: '
+                    f'X[X.metadata["{field}"] == {first!r}].',
+                    UserWarning,
+                    stacklevel=6,  # whoever calls from_folder
+                )
+                break
 
 
 def _row(match: _Match) -> _Row:

@@ -14,6 +14,7 @@ from gandl.images._planes import PlaneError, Planes
 from gandl.images._readers import INSTALL, REMEDY, unreadable
 
 _VERSIONS = ("0.4", "0.5")
+_GROUP = (".zgroup", "zarr.json")  # metadata, of Zarr 2 and 3
 _MICROMETRES = {
     "angstrom": 1e-4,
     "picometer": 1e-6,
@@ -182,6 +183,13 @@ def _attributes(path: str) -> dict[str, Any]:
     zarr = _zarr(path)
     if not os.path.isdir(path):
         raise FileNotFoundError(f"No such OME-Zarr folder: {path!r}. {REMEDY}")
+    if not any(os.path.exists(os.path.join(path, name)) for name in _GROUP):
+        inner = sorted(name for name in os.listdir(path) if name.endswith(".zarr"))
+        if inner:
+            raise ValueError(
+                f"{path!r} is a folder of stores, such as {inner[0]!r}: pass those, as "
+                "a list."
+            )
     try:
         attributes = zarr.open_group(path, mode="r").attrs.asdict()
     except Exception as exc:

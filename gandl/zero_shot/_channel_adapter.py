@@ -11,11 +11,11 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gandl._inputs import as_collection, has_flat_rows, unnamed
+from gandl._inputs import as_collection, has_flat_rows
 from gandl.images import percentile_range
 from gandl.images._mapped import map_channels
 from gandl.profiles._controls import is_control
-from gandl.zero_shot._channel_map import match
+from gandl.zero_shot._channel_map import join, match
 from gandl.zero_shot._frozen import check_featurizer
 
 
@@ -50,8 +50,10 @@ class ChannelAdapter(
         that the featurizer learned, as if nothing were stained; "mean": the mean of
         the channels that are there, each in its range, so that there are cells to see.
     mismatch : {"warn", "raise", "ignore"}, default="warn"
-        What ``fit`` does about channels that are dropped, and about such as are missing
-        where ``channels`` does not say None, besides dropping and filling them.
+        What ``fit`` does about channels that are dropped, about such as are missing
+        where ``channels`` does not say None, besides dropping and filling them, and
+        about such as it matches by their place where one side has names, or by names
+        that are but numbers, as microscopes count their channels.
     control : object or array-like, default=None
         Which values of ``y`` mark controls, whose images alone the intensity range is
         taken of. None: all images that ``fit`` sees, and no ``y``.
@@ -161,8 +163,8 @@ class ChannelAdapter(
             If the featurizer is not fitted.
         ValueError
             If a channel does not exist, none of X plays any of the featurizer's, no
-            row of y is a control, or, with ``mismatch="raise"``, channels are dropped
-            or missing.
+            row of y is a control, or, with ``mismatch="raise"``, channels are dropped,
+            missing, or matched by their place or number alone.
         """
         featurizer = check_featurizer(self)
         known = None if featurizer is None else _known_channels(featurizer)
@@ -176,10 +178,7 @@ class ChannelAdapter(
                 f"as channels={{{found.names[0]!r}: {images.channels[0]!r}}}."
             )
         dropped, lacking = found.mismatch(images.channels)
-        by_place = self.channels is None and (
-            unnamed(images.channels) or unnamed(found.names)
-        )
-        self._tell_mismatch(dropped, lacking, by_place=by_place)
+        self._tell_mismatch(dropped, lacking, "" if featurizer is None else found.guess)
         played = [None if k is None else images.channels[k] for k in found.places]
         self.channel_map_ = dict(zip(found.names, played, strict=True))
         self.dropped_ = tuple(c for c in images.channels if c not in played)
@@ -258,20 +257,20 @@ class ChannelAdapter(
         return tags
 
     def _tell_mismatch(
-        self, dropped: list[str], lacking: list[str], *, by_place: bool
+        self, dropped: list[str], lacking: list[str], guess: str
     ) -> None:
-        if self.mismatch == "ignore" or not (dropped or lacking):
+        if self.mismatch == "ignore" or not (dropped or lacking or guess):
             return
         parts = []
         if dropped:
-            parts.append(f"drops {_join(dropped)}, as none of the featurizer's")
+            parts.append(f"drops {join(dropped)}, as none of the featurizer's")
         if lacking:
             parts.append(
-                f"fills {_join(lacking)}, which none of X plays, by "
+                f"fills {join(lacking)}, which none of X plays, by "
                 f"missing={self.missing!r}"
             )
-        if by_place:
-            parts.append("takes the others in their order, since they have no names")
+        if guess:
+            parts.append(guess)
         message = (
             f"ChannelAdapter {', and '.join(parts)}. Say by channels= which channel "
             'plays which, or that all is well by mismatch="ignore".'
@@ -321,7 +320,3 @@ def _known_channels(featurizer: Any) -> tuple[str, ...]:
             f"GANDLFeaturizer; {type(featurizer).__name__} has no channels_in_."
         )
     return tuple(featurizer.channels_in_)
-
-
-def _join(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

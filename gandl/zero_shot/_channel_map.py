@@ -17,6 +17,7 @@ class ChannelMap:
     names: tuple[str, ...]
     places: tuple[int | None, ...]
     said_missing: frozenset[str] = frozenset()  # by the user
+    guess: str = ""  # how channels were matched that nobody named
 
     def mismatch(self, new: tuple[str, ...]) -> tuple[list[str], list[str]]:
         """Channels of the images that are dropped, and such as lack unannounced."""
@@ -40,9 +41,9 @@ def match(
         return _by_default(known or new, new)
     players: list[Any]
     if isinstance(asked, Mapping):
-        names, players, said = _by_mapping(known, new, asked)
+        names, players, said, own = _by_mapping(known, new, asked)
     else:
-        players = list(asked)
+        players, own = list(asked), []
         if known is not None and len(players) != len(known):
             raise ValueError(
                 f"channels={asked!r} has {len(players)} entries for the featurizer's "
@@ -51,14 +52,14 @@ def match(
             )
         names = known or tuple(new[_place(player, new, "X")] for player in players)
         said = frozenset(n for n, p in zip(names, players, strict=True) if p is None)
-    places = (None if p is None else _place(p, new, "X") for p in players)
-    return ChannelMap(names, tuple(places), said)
+    places = tuple(None if p is None else _place(p, new, "X") for p in players)
+    return ChannelMap(names, places, said, _of_numbers(own))
 
 
 def _by_mapping(
     known: tuple[str, ...] | None, new: tuple[str, ...], asked: Mapping
-) -> tuple[tuple[str, ...], list[Any], frozenset[str]]:
-    """Names, who plays each, and those that are said to be missing.
+) -> tuple[tuple[str, ...], list[Any], frozenset[str], list[str]]:
+    """Names, who plays each, those said to be missing, those played by their own name.
 
     What the mapping leaves out is played by the channel of its own name, if that plays
     no other.
@@ -66,7 +67,7 @@ def _by_mapping(
     if known is None:
         names, players = tuple(map(str, asked)), list(asked.values())
         missing = (n for n, p in zip(names, players, strict=True) if p is None)
-        return names, players, frozenset(missing)
+        return names, players, frozenset(missing), []
     chosen: dict[str, Any] = {}
     for key, player in asked.items():
         name = known[_place(key, known, "the featurizer")]
@@ -78,15 +79,38 @@ def _by_mapping(
     if unnamed(known) or unnamed(new):
         own = {}
     said = frozenset(name for name, player in chosen.items() if player is None)
-    return known, [(own | chosen).get(name) for name in known], said
+    players = [(own | chosen).get(name) for name in known]
+    return known, players, said, [name for name in own if name not in chosen]
 
 
 def _by_default(names: tuple[str, ...], new: tuple[str, ...]) -> ChannelMap:
-    if unnamed(names) or unnamed(new):
+    nameless = [unnamed(names), unnamed(new)]
+    if any(nameless):
         places = [k if k < len(new) else None for k in range(len(names))]
-    else:
-        places = [new.index(name) if name in new else None for name in names]
-    return ChannelMap(names, tuple(places))
+        whose = "of X" if nameless[1] else "of the featurizer"
+        same = all(nameless) and len(names) == len(new)
+        guess = (
+            "" if same else f"takes channels in order, as those {whose} have no names"
+        )
+        return ChannelMap(names, tuple(places), guess=guess)
+    places = [new.index(name) if name in new else None for name in names]
+    return ChannelMap(
+        names, tuple(places), guess=_of_numbers([n for n in names if n in new])
+    )
+
+
+def _of_numbers(names: list[str]) -> str:
+    """Of channels that are taken for the same though their names are but numbers."""
+    numbers = [name for name in names if name.isdecimal()]
+    if not numbers:
+        return ""
+    return (
+        f"takes {join(numbers)} for the same stains in both, which numbers do not say"
+    )
+
+
+def join(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _place(channel: Any, names: Sequence[str], whose: str) -> int:

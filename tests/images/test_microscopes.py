@@ -145,7 +145,7 @@ def test_a_plane_that_is_missing(make):
     (root / "P1/Images/r01c02f01p02-ch2sk1fk1fl1.tiff").unlink()
     (root / "P1/Images/r01c02f01p02-ch1sk1fk1fl1.tiff").unlink()
     root = make("P1/Images/r03c02f01p02-ch1sk1fk1fl1.tiff")  # another well has it
-    with pytest.raises(FileNotFoundError, match=r"r01c02.*\(of channel 1, t 1, z 2\)"):
+    with pytest.raises(FileNotFoundError, match=r"r01c02f01p02-ch1sk1fk1fl1\.tiff. is"):
         ImageCollection.from_folder(root, channels=["1"], z="max")
 
 
@@ -250,7 +250,22 @@ def test_channels_are_chosen_and_missing_ones_named(make):
         ImageCollection.from_folder(root, "phenix")
     X = ImageCollection.from_folder(root, "phenix", on_error="skip")
     assert X.metadata["well"].tolist() == ["A02"]
-    assert "of channel 10" in X.skipped["path"][0]
+    assert "-ch10sk1" in X.skipped["path"][0]
+
+
+def test_a_plate_that_was_measured_twice_is_told(make):
+    again = [name.replace("P1", "P1__2") for name in harmony("P1")]
+    root = make(*(name.replace("P1", "P1__1") for name in harmony("P1")), *again)
+    with pytest.warns(UserWarning, match="from several measurements, '1' and '2'") as w:
+        X = ImageCollection.from_folder(root, "phenix")
+    assert w[0].filename == __file__
+    first = X[X.metadata["measurement"] == "1"]  # as the warning says
+    assert len(first) == len(X) / 2
+    root = make("F/early_A01_s1_w1.tif", "F/late_A01_s1_w1.tif")
+    with pytest.warns(UserWarning, match="of plate 'F' is there from several exper"):
+        ImageCollection.from_folder(root / "F", "imagexpress")
+    root = make("G/left_A01_s1_w1.tif", "G/right_A02_s1_w1.tif")  # halves of a plate
+    assert len(ImageCollection.from_folder(root / "G", "imagexpress")) == 2
 
 
 def test_none_fits(make):
@@ -262,7 +277,9 @@ def test_none_fits(make):
     )
     with pytest.raises(ValueError, match=message):
         ImageCollection.from_folder(root)
-    with pytest.raises(ValueError, match=r"No pattern fits .*rxrx \(.*\): 0\. Desc"):
+    with pytest.raises(
+        ValueError, match=r"No pattern fits .*rxrx \(.*\): 0\. Leave it out"
+    ):
         ImageCollection.from_folder(root, "rxrx")
 
 

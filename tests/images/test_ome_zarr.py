@@ -301,6 +301,9 @@ def test_what_is_no_ome_zarr(tmp_path, version):
         ImageCollection.from_ome_zarr(tmp_path / "gone.zarr")
     with pytest.raises(ValueError, match="Cannot read"):
         ImageCollection.from_ome_zarr(tmp_path)
+    write_group(tmp_path / "plates" / "P1.zarr", {"labels": []}, version)
+    with pytest.raises(ValueError, match=r"folder of stores, such as 'P1\.zarr': pass"):
+        ImageCollection.from_ome_zarr(tmp_path / "plates")
     write_group(tmp_path, {"labels": []}, version)
     with pytest.raises(ValueError, match="neither a plate nor a multiscale"):
         ImageCollection.from_ome_zarr(tmp_path)

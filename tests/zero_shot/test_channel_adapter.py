@@ -109,7 +109,8 @@ def test_what_is_learned(fitted):
 
 def test_names_indices_and_order_say_the_same(fitted):
     X = collection(channels=("Hoechst", "ConA", "phalloidin"))
-    expected = np.asarray(ChannelAdapter(featurizer=fitted).fit_transform(unnamed(X)))
+    by_place = ChannelAdapter(featurizer=fitted, mismatch="ignore")
+    expected = np.asarray(by_place.fit_transform(unnamed(X)))
     for channels in [
         {"DNA": "Hoechst", "ER": "ConA", "actin": "phalloidin"},
         {0: 0, "ER": 1, 2: "phalloidin"},
@@ -141,10 +142,30 @@ def unnamed(X):
 
 def test_channels_without_names_play_those_of_their_place(fitted):
     X = unnamed(collection(channels=("a", "b")))
-    with pytest.warns(UserWarning, match="fills actin.* takes the others in their ord"):
+    with pytest.warns(UserWarning, match="fills actin.* in order.* of X have no na"):
         adapter = ChannelAdapter(featurizer=fitted).fit(X)
     expected = {"DNA": "channel_0", "ER": "channel_1", "actin": None}
     assert adapter.channel_map_ == expected
+
+
+def test_channels_of_one_side_alone_without_names_are_told(fitted):
+    with pytest.raises(ValueError, match="takes channels in order, as those of X have"):
+        ChannelAdapter(featurizer=fitted, mismatch="raise").fit(unnamed(collection()))
+
+
+def test_channels_that_are_called_by_numbers_alone_are_told():
+    numbered = collection(channels=("1", "2", "3"))
+    featurizer = tiny().fit(numbered)
+    with pytest.warns(UserWarning, match="takes 1, 2 and 3 for the same stains in bo"):
+        ChannelAdapter(featurizer=featurizer).fit(numbered)
+    with pytest.warns(UserWarning, match="takes 2 for the same stains in both"):
+        ChannelAdapter(featurizer=featurizer, channels={"1": "3", "3": "1"}).fit(
+            numbered
+        )
+    # Said, or without names on either side, nothing is guessed.
+    ChannelAdapter(featurizer=featurizer, channels=["1", "2", "3"]).fit(numbered)
+    array = np.asarray(numbered)
+    ChannelAdapter(featurizer=tiny().fit(array)).fit(array)
 
 
 def test_dark_is_the_lower_end_that_the_featurizer_learned(fitted):
@@ -302,7 +323,7 @@ def test_collections_stay_on_disk_and_dropped_channels_are_not_read(fitted, on_d
 
 def test_nan_is_told_of_the_channel_that_has_it(fitted):
     X = np.array(collection(), dtype=np.float64)
-    adapter = ChannelAdapter(featurizer=fitted).fit(X)
+    adapter = ChannelAdapter(featurizer=fitted, mismatch="ignore").fit(X)
     X[3, 1, 0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN: image 3, channel 1"):
         fitted.transform(adapter.transform(X))
@@ -310,10 +331,11 @@ def test_nan_is_told_of_the_channel_that_has_it(fitted):
 
 def test_flat_rows(fitted):
     X = np.asarray(collection())
-    adapter = ChannelAdapter(featurizer=fitted, image_shape=(3, 32, 32))
+    order = {"featurizer": fitted, "channels": [0, 1, 2]}
+    adapter = ChannelAdapter(**order, image_shape=(3, 32, 32))
     flat = adapter.fit_transform(X.reshape(len(X), -1))
     assert flat.dtype == np.float32
-    expected = ChannelAdapter(featurizer=fitted).fit_transform(X)
+    expected = ChannelAdapter(**order).fit_transform(X)
     np.testing.assert_array_equal(flat, np.asarray(expected))
 
 
