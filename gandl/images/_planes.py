@@ -96,10 +96,11 @@ def labels_of(axis: str, choice: Choice, known: list[str]) -> list[str]:
         )
     if choice is None or choice in PROJECTIONS:
         return known
-    if isinstance(choice, str):
-        fitting = [label for label in known if label == choice]
-    else:
-        fitting = [k for k in known if k.isdecimal() and int(k) == choice]
+    # Text as it is written, or else the same number: "01" and 1 are one.
+    number = int(choice) if str(choice).isdecimal() else None
+    fitting = [label for label in known if label == choice] or [
+        label for label in known if label.isdecimal() and int(label) == number
+    ]
     if len(fitting) != 1:
         raise ValueError(
             f"{axis}={choice!r} is the {{{axis}}} of {len(fitting)} of {len(known)} "

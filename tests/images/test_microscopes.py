@@ -135,7 +135,9 @@ def test_planes_and_time_points_are_chosen_or_projected(make):
     with pytest.raises(ValueError, match=r"3 planes in \{z\}: 1, 2, 3\. Pass z="):
         ImageCollection.from_folder(root, "phenix", t=1)
     assert values(ImageCollection.from_folder(root, z="max", t=2)) == [[5, 11]]
+    as_written = ImageCollection.from_folder(root, z="02", t="mean")  # in the names
     X = ImageCollection.from_folder(root, z=2, t="mean")
+    assert values(as_written) == values(X)
     assert values(X) == [[2.5, 8.5]]
     assert list(X.metadata) == ["plate", "well", "site"]
 

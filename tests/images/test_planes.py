@@ -156,7 +156,8 @@ def test_planes_of_a_pattern_are_called_by_number_or_text(planes):
     assert first("{well}_z{z}.tif", 10) == 10
     assert first("{well}_z{z}.tif", "02") == 2
     assert first("{well}_{z}.tif", "z10") == 10
-    for wrong in (3, "2", "min"):
+    assert first("{well}_z{z}.tif", "2") == 2
+    for wrong in (3, "3", "min"):
         with pytest.raises(
             ValueError, match=rf"z={wrong!r} is the .* 0 of 3.*01, 02, 10"
         ):
