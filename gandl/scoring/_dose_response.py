@@ -281,22 +281,25 @@ def _least_squares(
     doses, group, counts = np.unique(x, return_inverse=True, return_counts=True)
     means, weights = np.bincount(group, y) / counts, np.sqrt(counts)
     within = float(((y - means[group]) ** 2).sum())
-    fits = [
-        least_squares(
+
+    def solve(start: np.ndarray, tolerance: float, most: int) -> Any:
+        return least_squares(
             lambda p: weights * (_curve(p, doses)[0] - means),
             start,
             jac=lambda p: weights[:, None] * _curve(p, doses)[1],
             bounds=(lower, upper),
             method="dogbox",
-            max_nfev=60,
+            max_nfev=most,
             x_scale="jac",
-            ftol=1e-12,
-            xtol=1e-12,
-            gtol=1e-12,
+            ftol=tolerance,
+            xtol=tolerance,
+            gtol=tolerance,
         )
-        for start in _starts(doses, means, counts, lower, upper)
-    ]
-    return min(fits, key=lambda fit: fit.cost), within, lower, upper
+
+    # Nearly there, it is seen which is the best; it alone goes all the way.
+    starts = _starts(doses, means, counts, lower, upper)
+    near = min((solve(p, 1e-4, 12) for p in starts), key=lambda fit: fit.cost)
+    return solve(near.x, 1e-12, 60), within, lower, upper
 
 
 def _starts(
