@@ -52,21 +52,30 @@ def _read_workbook(path: str) -> dict[str, Rows]:
         ) from error
     with open(path, "rb") as file:
         try:
-            # What a formula came to, not the formula.
-            workbook = load_workbook(file, data_only=True)
+            # What a formula came to, and whether it was worked out at all.
+            workbook, formulas = (
+                load_workbook(file, data_only=d) for d in (True, False)
+            )
         # The library answers a damaged file with errors of any type.
         except Exception as error:
             raise ValueError(f"{path!r} is no workbook: {error}") from None
-    return {sheet.title: _sheet_rows(path, sheet) for sheet in workbook.worksheets}
+    return {
+        sheet.title: _sheet_rows(path, sheet, formulas[sheet.title])
+        for sheet in workbook.worksheets
+    }
 
 
-def _sheet_rows(path: str, sheet: Any) -> Rows:
-    for row in sheet.iter_rows():
-        for cell in row:
+def _sheet_rows(path: str, sheet: Any, formulas: Any) -> Rows:
+    for row in formulas.iter_rows():
+        for formula in row:
+            cell = sheet[formula.coordinate]
+            place = f"{path!r}, sheet {sheet.title!r}: cell {formula.coordinate}"
             if cell.data_type == "e":
+                raise ValueError(f"{place} is the error {cell.value}.")
+            if formula.data_type == "f" and cell.value is None:
                 raise ValueError(
-                    f"{path!r}, sheet {sheet.title!r}: cell {cell.coordinate} is the "
-                    f"error {cell.value}."
+                    f"{place} is a formula that was never worked out: open and save "
+                    "the file in a spreadsheet, or put values for formulas."
                 )
     rows = [
         [_text(value) for value in row] for row in sheet.iter_rows(values_only=True)

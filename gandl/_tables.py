@@ -6,6 +6,7 @@ import gzip
 import os
 import warnings
 import zlib
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +15,10 @@ DAMAGE = (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error)  # of a text fil
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read csv, tsv or parquet, all columns as text; only an empty field is missing."""
+    """Read csv, tsv or parquet, all columns as text; only an empty field is missing.
+
+    Blanks around a field are no part of it.
+    """
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
     if os.fspath(path).lower().endswith(".parquet"):
@@ -23,15 +27,14 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         with warnings.catch_warnings():
             # Of fields that no heading is for.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                path,
-                sep=separator(path),
-                dtype=str,
-                encoding="utf-8-sig",
-                keep_default_na=False,
-                na_values=[""],
-                index_col=False,
-            )
+            how: dict[str, Any] = {
+                "sep": separator(path),
+                "dtype": str,
+                "encoding": "utf-8-sig",
+                "na_filter": False,
+            }
+            headings = pd.read_csv(path, header=None, nrows=1, **how).iloc[0]
+            table = pd.read_csv(path, index_col=False, **how)
     except pd.errors.ParserWarning:
         raise ValueError(
             f"{os.fspath(path)!r} is no table: a row has more fields than there are "
@@ -44,7 +47,12 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         *DAMAGE,
     ) as error:
         raise no_table(path, error) from None
-    return with_usual_names(table)
+    # pandas would number them.
+    twice = headings[headings.duplicated() & (headings.str.strip() != "")]
+    if len(twice):
+        raise ValueError(f"{os.fspath(path)!r} has several columns {twice.iloc[0]!r}.")
+    table = table.apply(lambda column: column.astype(object).str.strip())
+    return with_usual_names(table.mask(table == "", None))
 
 
 def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:

@@ -308,6 +308,7 @@ PLATE_MAPS = {
     ),
     "no wells": (plate_map().drop(columns="well").to_csv(), 'no column "well"'),
     "columns of one name": ("well,Well,state\nA01,A01,x\n", "several columns 'well'"),
+    "a column twice": ("well,state,state\nA01,a,b\n", "several columns 'state'"),
     "a well twice": (changed(1, "well", "A01"), "well A01 twice"),
     "a well twice, spelled A1": (changed(1, "well", "A1"), "well A01 twice"),
     "no well's name": (changed(1, "well", "row 1"), "row 1"),
@@ -363,6 +364,7 @@ FINE = {
     "line ends of Windows": plate_map()
     .to_csv(index=False, lineterminator="\r\n")
     .encode(),
+    "blanks around": plate_map().to_csv(index=False).replace(",", " , ").encode(),
     "unsorted": plate_map().iloc[::-1].to_csv(index=False).encode(),
     "wells spelled a1": plate_map()
     .assign(well=[f"{w[0].lower()}{int(w[1:])}" for w in WELLS])

@@ -265,6 +265,24 @@ def test_a_well_that_became_a_date(tmp_path):
         X.with_plate_map(tmp_path / "map.xlsx")
 
 
+def test_formulas_that_were_never_worked_out(tmp_path):
+    """As openpyxl writes them: were they empty, treated wells would be controls."""
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.append(["well", "compound"])
+    book.active.append(["A1", '="asp"&"irin"'])
+    book.save(tmp_path / "map.xlsx")
+    with pytest.raises(ValueError, match=r"sheet 'Sheet': cell B2 is a formula that"):
+        read_plate_map(tmp_path / "map.xlsx")
+    with xlsxwriter.Workbook(tmp_path / "done.xlsx") as done:
+        sheet = done.add_worksheet()
+        sheet.write_row(0, 0, ["well", "compound"])
+        sheet.write_row(1, 0, ["A1"])
+        sheet.write_formula(1, 1, '="asp"&"irin"', value="aspirin")
+    assert read_plate_map(tmp_path / "done.xlsx")["compound"].tolist() == ["aspirin"]
+
+
 def test_openpyxl_is_named(write, monkeypatch):
     path = write({"S": GOOD}, "map.xlsx")
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)

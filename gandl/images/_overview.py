@@ -53,7 +53,7 @@ def _size(n_bytes: float) -> str:
 def _plates(metadata: pd.DataFrame) -> str:
     if "plate" not in metadata or not len(metadata):
         return ""
-    plates = metadata.groupby("plate", sort=False, dropna=False)
+    plates = metadata.groupby("plate", sort=False, dropna=False, observed=True)
     table = pd.DataFrame({"images": plates.size()})
     if "well" in metadata:
         table["wells"] = plates["well"].nunique()

@@ -32,7 +32,7 @@ from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
 from gandl.report._html import given, number, picture, wide, works_at
 from gandl.scoring import DoseResponseScorer
-from gandl.scoring._dose_response_scorer import fit_curve, of_curve
+from gandl.scoring._dose_response_scorer import few_doses, fit_curve, of_curve
 
 _N_RANGE = 32  # control images that set the brightness of all montages
 # Heading, column of the table of compounds, and whether it is a number.
@@ -110,7 +110,8 @@ def write_report(
     Raises
     ------
     ValueError
-        If lengths differ, a column is missing, or no well is treated.
+        If lengths differ, a column is missing, no well is treated, or ``n_hits`` is
+        below 1.
     FileExistsError
         If the file exists.
 
@@ -141,6 +142,8 @@ def write_report(
             f"{str(final)!r} exists: name another file, or pass overwrite=True."
         )
     check_is_fitted(scorer)
+    if n_hits < 1:
+        raise ValueError(f"n_hits is at least 1, got {n_hits}.")
     X = np.asarray(X, dtype=np.float64)
     check_consistent_length(X, wells, images)
     missing = {"kind", "compound", "concentration"} - set(wells)
@@ -226,6 +229,15 @@ class _Page:
         poor = ~self.scorer.perturbation_.separation_["separate"]
         words = f"{len(self.table)} compounds in {len(self.treated)} wells: "
         words += f"{', '.join(parts)}."
+        few = few_doses(
+            self.compound[self.treated],
+            self.dose[self.treated],
+            self.scorer.controls_at_zero,
+        )
+        if len(few):
+            words += (
+                f" Too few doses for a curve, and called by their means: {len(few)}."
+            )
         if poor.any():
             words += f" Controls do not separate in {poor.sum()} of {len(poor)} plates:"
             words += " do not trust scores there."
@@ -370,12 +382,11 @@ class _Page:
         return wide(picture(display.figure_, "on-perturbation of each well, by plate"))
 
     def by_dose(self, n_hits: int) -> str:
-        n_shown = max(1, n_hits)
-        shown = self.table[:n_shown]
-        cut = f"<p>The first {n_shown} of {len(self.table)}, by q.</p>"
+        shown = self.table[:n_hits]
+        cut = f"<p>The first {n_hits} of {len(self.table)}, by q.</p>"
         figure = draw_by_dose(shown, self.scorer, self.unit)
         drawn = wide(picture(figure, "means of each compound by dose"))
-        return (cut if n_shown < len(self.table) else "") + drawn
+        return (cut if n_hits < len(self.table) else "") + drawn
 
     def hits(self, n_hits: int) -> str:
         found = self._hits(n_hits)

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 _LN10 = math.log(10)
 _SLOPES = np.geomspace(0.1, 20, 12)  # to start from; the first and last are the bounds
 _BEYOND = 1.0  # decades by which a midpoint may lie outside the tested concentrations
+MIN_DOSES = 4  # to fit a curve to
 _NAMES = ("bottom", "top", "log_ec50", "slope")
 
 
@@ -142,7 +143,7 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         dose, y = dose[known], y[known]
         self.n_responses_ = len(y)
         self._set_constant(float(y.mean()))
-        if len(np.unique(dose)) >= 4 and len(y) >= 5 and np.ptp(y) > 0:
+        if len(np.unique(dose)) >= MIN_DOSES and len(y) >= 5 and np.ptp(y) > 0:
             self._fit_curve(_log10(dose), y)
         return self
 

@@ -15,7 +15,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gandl._row_labels import batch_of_rows
-from gandl.scoring._dose_response import DoseResponseRegressor
+from gandl.scoring._dose_response import MIN_DOSES, DoseResponseRegressor
 from gandl.scoring._hits import HitCaller
 from gandl.scoring._perturbation import PerturbationScorer
 
@@ -74,6 +74,11 @@ class DoseResponseScorer(BaseEstimator):
     whose ``quantile`` the concentrations share; else toxic if it is at any; else
     inactive. A mean over n replicates is called by what means of n further controls
     would be.
+
+    A compound with fewer than four concentrations (zero, of controls, is one) has no
+    curve, and no p- and q-value: its means alone decide, as they do for about
+    ``hits.quantile`` of inert compounds. In a screen of many at a single dose, that is
+    the share of false hits to expect.
 
     References
     ----------
@@ -187,11 +192,12 @@ class DoseResponseScorer(BaseEstimator):
         Returns
         -------
         DataFrame
-            One row a compound, in order of ``q_value``: "compound", "call", "ec50",
-            "ec50_low", "ec50_high" (confidence interval), "bottom", "top", "slope",
-            "p_value", "q_value", "toxic_from" (the concentration from which on it is
-            toxic, NaN if none), "extrapolated", "non_monotonic", "n_rows", and lists by
-            dose: "concentrations", "on", "off" (means), "calls".
+            One row a compound, in order of ``q_value``, then of its lowest mean:
+            "compound", "call", "ec50", "ec50_low", "ec50_high" (confidence interval),
+            "bottom", "top", "slope", "p_value" and "q_value" (NaN with too few
+            concentrations for a curve), "toxic_from" (the concentration from which on
+            it is toxic, NaN if none), "extrapolated", "non_monotonic", "n_rows", and
+            lists by dose: "concentrations", "on", "off" (means), "calls".
 
         Raises
         ------
@@ -231,16 +237,23 @@ class DoseResponseScorer(BaseEstimator):
             )
             for where in fitted
         )
-        q_values = false_discovery_control([curve.p_value_ for curve in curves])
+        p_values = np.array([curve.p_value_ for curve in curves])
+        few = few_doses(compound, dose, self.controls_at_zero)
+        tested = ~pd.Index(names).isin(few)
+        p_values[~tested] = np.nan
+        q_values = p_values.copy()
+        if tested.any():
+            q_values[tested] = false_discovery_control(p_values[tested])
         table = pd.DataFrame(
             [
-                self._row(name, found, curve, q)
-                for name, found, curve, q in zip(
-                    names, judged, curves, q_values, strict=True
+                self._row(name, found, curve, p, q)
+                for name, found, curve, p, q in zip(
+                    names, judged, curves, p_values, q_values, strict=True
                 )
             ]
         )
-        return table.sort_values("q_value", kind="stable", ignore_index=True)
+        lowest = np.array([min(found["on"]) for found in judged])
+        return table.iloc[np.lexsort([lowest, q_values])].reset_index(drop=True)
 
     def curve_data(
         self, on: np.ndarray, concentration: np.ndarray, batch: Any = None
@@ -323,12 +336,13 @@ class DoseResponseScorer(BaseEstimator):
         name: Any,
         found: dict[str, Any],
         curve: DoseResponseRegressor,
+        p_value: float,
         q_value: float,
     ) -> dict[str, Any]:
         onset = found.pop("toxic_from")
-        active = q_value < self.alpha and curve.slope_ < 0
+        falls = q_value < self.alpha and curve.slope_ < 0
         call = "toxic" if math.isfinite(onset) else "inactive"
-        if active and "hit" in found["calls"]:
+        if (falls or np.isnan(q_value)) and "hit" in found["calls"]:
             call = "hit"
         with np.errstate(over="ignore"):  # no bound is known: infinity
             ec50, low, high = np.power(
@@ -343,7 +357,7 @@ class DoseResponseScorer(BaseEstimator):
             "bottom": curve.bottom_,
             "top": curve.top_,
             "slope": curve.slope_,
-            "p_value": curve.p_value_,
+            "p_value": float(p_value),
             "q_value": float(q_value),
             "toxic_from": onset if math.isfinite(onset) else math.nan,
             "extrapolated": curve.extrapolated_,
@@ -355,6 +369,15 @@ class DoseResponseScorer(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def few_doses(
+    compound: np.ndarray, dose: np.ndarray, controls_at_zero: bool
+) -> np.ndarray:
+    """Compounds with too few concentrations for a curve; zero is one of them."""
+    doses = pd.Series(dose).groupby(np.asarray(compound, dtype=object), sort=False)
+    n = doses.nunique() + (controls_at_zero & (doses.min() > 0))
+    return n.index[n < MIN_DOSES].to_numpy()
 
 
 def of_curve(toxic_from: float, dose: np.ndarray) -> np.ndarray:

@@ -132,7 +132,7 @@ def test_a_compound_of_one_dose_is_a_row_without_a_curve(screen):
     scorer = DoseResponseScorer(perturbation=PERTURBATION)
     scorer.fit(X, wells["compound"], batch=plate)
     table = scorer.dose_response(X[60:63], ["C"] * 3, [1.0] * 3, batch=plate[60:63])
-    assert table.loc[0, "p_value"] == 1
+    assert np.isnan(table.loc[0, ["p_value", "q_value"]].astype(float)).all()
     assert np.isnan(table.loc[0, "ec50"])
     assert table.loc[0, "concentrations"] == [1.0]
 
@@ -254,6 +254,32 @@ def one_compound(off, on=None, controls_at_zero=True):
         perturbation=PERTURBATION, controls_at_zero=controls_at_zero
     ).fit(X, y)
     return scorer.dose_response(X[60:], y[60:], np.repeat(DOSES, 3)).iloc[0]
+
+
+def test_with_too_few_doses_for_a_curve_means_decide():
+    """A library at one dose: what rescues is a hit, and one in 100 of the inert."""
+    rng = np.random.default_rng(0)
+    names = np.array([f"c{k:03}" for k in range(300)]).repeat(3)
+    X = rng.normal(size=(40 + len(names), 3))
+    X[20:, 0] += 8  # infected, and all treated
+    X[40:55, 0] -= 8  # but five that rescue
+    y = np.repeat(["healthy", "infected"], 20)
+    scorer = DoseResponseScorer(
+        perturbation=PerturbationScorer(negative="healthy", positive="infected")
+    ).fit(X[:40], y)
+    table = scorer.dose_response(X[40:], names, np.full(len(names), 3.0))
+    assert table["q_value"].isna().all()
+    hits = table.loc[table["call"] == "hit", "compound"]
+    assert sorted(hits[:5]) == ["c000", "c001", "c002", "c003", "c004"]
+    assert len(hits) <= 5 + 10
+    # Beside compounds that have a curve, they are no tests to correct for.
+    dose = np.full(len(names), 3.0)
+    dose[:30] = np.tile([0.1, 0.3, 1], 10)
+    mixed = scorer.dose_response(X[40:], names, dose).set_index("compound")
+    tested = mixed["q_value"].notna()
+    assert tested.sum() == 10
+    alone = scorer.dose_response(X[40:70], names[:30], dose[:30]).set_index("compound")
+    assert (alone["q_value"] == mixed.loc[alone.index, "q_value"]).all()
 
 
 def test_toxicity_lasts_to_the_highest_dose():
