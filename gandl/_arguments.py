@@ -7,6 +7,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+# What training takes where nothing else is said; a model that is there takes none.
+_TRAINING = {"minutes": 20.0, "preset": "default", "intensity": "dataset", "seed": 0}
+
+
+def complete(options: argparse.Namespace) -> None:
+    """Fill in what training takes, and refuse what has no effect beside the rest."""
+    if getattr(options, "sheet", None) and not options.plate_map:
+        raise ValueError("--sheet is of the --plate-map: name that too.")
+    if getattr(options, "hits", 1) < 1:
+        raise ValueError(f"--hits is at least 1, got {options.hits}.")
+    if not hasattr(options, "minutes"):
+        return
+    values = vars(options)
+    given = [n for n in (*_TRAINING, "checkpoint") if values[n] is not None]
+    if values.get("model") is None:
+        values.update({n: v for n, v in _TRAINING.items() if n not in given})
+    elif given:
+        raise ValueError(f"--model does not train: leave out --{given[0]}.")
+
+
+def refuse_unused(options: argparse.Namespace, source: str, *names: str) -> None:
+    """Refuse options that a source of images has no use for."""
+    for name in names:
+        if vars(options)[name] is not None:
+            raise ValueError(f"--{name} has no effect on {source}: leave it out.")
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -43,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     score.add_argument("profiles", type=Path, help="table or folder of gandl embed")
     _add_select(score)
+    _add_batch(score)
     _add_plate_map(score)
     _add_scoring(score)
     _add_out(score, "folder of tables and report")
@@ -125,7 +152,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "{channel} joins the files of an image, any other {name} becomes a column; or "
         "rxrx, phenix, operetta, jump, imagexpress or cellvoyager (found out)",
     )
-    group.add_argument("--path", default="path", help="column of paths (path)")
+    group.add_argument("--path", help="column of paths (path)")
     group.add_argument(
         "--root",
         type=Path,
@@ -157,6 +184,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "out, listed in the record and the report (raise)",
     )
     _add_select(group)
+    _add_batch(group)
 
 
 def _plane(text: str) -> int | str:
@@ -166,6 +194,12 @@ def _plane(text: str) -> int | str:
 def _add_select(group: Any) -> None:
     group.add_argument(
         "--select", help="rows to use, by their columns: \"cell_type == 'HRCE'\" (all)"
+    )
+
+
+def _add_batch(group: Any) -> None:
+    group.add_argument(
+        "--batch", nargs="+", help="columns that together name a plate (plate)"
     )
 
 
@@ -179,9 +213,6 @@ def _add_plate_map(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sheet", nargs="+", help="sheets of a workbook that are the plate map (all)"
-    )
-    group.add_argument(
-        "--batch", nargs="+", help="columns that together name a plate (plate)"
     )
 
 
@@ -224,20 +255,18 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--minutes", type=float, default=20, help="of training (20)")
+    group.add_argument("--minutes", type=float, help="of training (20)")
     group.add_argument(
         "--preset",
-        default="default",
         choices=["default", "paper"],
         help="paper: GAN-DL as published, for GPUs (default)",
     )
     group.add_argument(
         "--intensity",
-        default="dataset",
         choices=["dataset", "image", "plate"],
         help="what the brightness range is taken of (dataset)",
     )
-    group.add_argument("--seed", type=int, default=0, help="seed (0)")
+    group.add_argument("--seed", type=int, help="seed (0)")
     group.add_argument(
         "--checkpoint",
         type=Path,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gandl._arguments import refuse_unused
 from gandl._plate_map import join_plate_map, read_plate_map, several_images, well_kinds
-from gandl._tables import read_table, with_usual_names
+from gandl._tables import query_rows, read_table, with_usual_names
 from gandl.images import ImageCollection
 
 
@@ -26,6 +27,7 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
     elif source.name.lower().endswith((".ome.tif", ".ome.tiff")):
         images = _from_ome(ImageCollection.from_ome_tiff, options)
     elif source.is_dir():
+        refuse_unused(options, "a folder", "path", "root")
         images = ImageCollection.from_folder(
             source,
             options.pattern,
@@ -75,20 +77,19 @@ def selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
     if not options.select:
         return np.arange(len(known))
     try:
-        rows = known.reset_index(drop=True).query(options.select).index.to_numpy()
-    except Exception as error:  # pandas raises many kinds
-        raise ValueError(
-            f"--select {options.select!r}: {error}. There are the columns "
-            f"{list(known)}."
-        ) from None
+        rows = query_rows(known, options.select)
+    except ValueError as error:
+        raise ValueError(f"--select {error}") from None
     if not len(rows):
         raise ValueError(f"--select {options.select!r} takes no row.")
+    tell(f"--select takes {len(rows)} of {len(known)} rows.")
     return rows
 
 
 def _from_ome(
     read: Callable[..., ImageCollection], options: argparse.Namespace
 ) -> ImageCollection:
+    refuse_unused(options, "OME files", "pattern", "path", "root")
     images = read(options.images, z=options.z, t=options.t, on_error=options.on_error)
     names = _channel_names(options)
     if isinstance(names, dict):
@@ -97,17 +98,20 @@ def _from_ome(
 
 
 def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
+    refuse_unused(options, "a table", "pattern")
     table = read_table(source)
     root = options.root or source.parent
     names = _channel_names(options)
     how: Any = {"z": options.z, "t": options.t, "on_error": options.on_error}
     if any(name.startswith(("FileName_", "URL_")) for name in map(str, table)):
+        refuse_unused(options, "load_data.csv", "path")
         return ImageCollection.from_load_data(
             source, root=options.root, channels=names, **how
         )
     if isinstance(names, dict):
         raise ValueError("--channels does not rename those of a table of paths.")
-    images = ImageCollection.from_table(table, path=options.path, root=root, **how)
+    column = options.path or "path"
+    images = ImageCollection.from_table(table, path=column, root=root, **how)
     return images.with_channels(names) if names else images
 
 
@@ -119,6 +123,10 @@ def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | 
     pairs = [name.partition("=") for name in given]
     if not all(new for _, _, new in pairs):
         raise ValueError(f"--channels {' '.join(given)}: rename all or none, as 1=DNA.")
+    old_names = [old for old, _, _ in pairs]
+    twice = [old for old in old_names if old_names.count(old) > 1]
+    if twice:
+        raise ValueError(f"--channels {' '.join(given)}: {twice[0]} is there twice.")
     return {old: new for old, _, new in pairs}
 
 
@@ -150,8 +158,11 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
 
 def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
+    from gandl.scoring._dose_response_scorer import few_doses
+
     kinds = well_kinds_of(known, options)
     check_sites(known)
+    _check_alike(known, options)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
     for plate, mine in wells.groupby("plate"):
         counts = mine["kind"].value_counts()
@@ -168,11 +179,37 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
                 f"Plate {plate} has too few wells that are controls "
                 f"{options.positive!r} to say whether its controls separate: {n}."
             )
+    treated = wells[wells["compound"].notna()]
+    few = few_doses(
+        treated["compound"].to_numpy(),
+        treated["concentration"].to_numpy(),
+        controls_at_zero=not options.doses_alone,
+    )
+    if len(few):
+        tell(
+            f"Compounds of too few concentrations for a curve: {len(few)}, such as "
+            f"{few[0]!r}. They are called by their means alone."
+        )
     if n := int(wells["left_out"].sum()):
         tell(
             f"Left out: {n} wells with a compound whose {options.control} is not "
             f"{options.positive!r}."
         )
+
+
+def _check_alike(known: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Refuse wells whose images are said to be of different treatments."""
+    columns = [options.control, options.compound, options.concentration]
+    for name in dict.fromkeys(columns):
+        values = known.groupby(["plate", "well"], sort=False)[name]
+        differ = values.nunique(dropna=False) > 1
+        if differ.any():
+            plate, well = place = differ.index[differ][0]
+            found = values.get_group(place).unique().tolist()[:2]
+            raise ValueError(
+                f"Well {well} of plate {plate} has images of {name} {found[0]!r} and "
+                f"of {found[1]!r}: a well has one."
+            )
 
 
 def check_sites(known: pd.DataFrame) -> None:

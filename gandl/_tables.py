@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import warnings
 import zlib
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 USUAL = ("plate", "well", "site")
+_NOT_A_NUMBER = re.compile(r"([^\W`]+|`.*?`)\s*(?:!=|\bnot in\b)\s*[\[(]?\s*[\d.]")
 DAMAGE = (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error)  # of a text file
 
 
@@ -61,6 +65,22 @@ def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
     if isinstance(error, UnicodeError):
         reason = 'its text is not UTF-8. Save it as "CSV UTF-8", as spreadsheets say'
     return ValueError(f"{os.fspath(path)!r} is no table: {reason}")
+
+
+def query_rows(table: pd.DataFrame, query: str) -> np.ndarray:
+    """Numbers of the rows that fulfil a condition, as `DataFrame.query` takes it."""
+    hint = 'Columns of file names and tables are text: plate == "1".'
+    try:
+        rows = table.reset_index(drop=True).query(query).index.to_numpy()
+    except Exception as error:  # pandas raises many kinds
+        raise ValueError(
+            f"{query!r}: {error}. There are the columns {list(table)}. {hint}"
+        ) from None
+    no_numbers = table.columns[[not is_numeric_dtype(t) for t in table.dtypes]]
+    compared = {found[1].strip("`") for found in _NOT_A_NUMBER.finditer(query)}
+    if len(rows) == len(table) and not compared.isdisjoint(map(str, no_numbers)):
+        warnings.warn(f"{query!r} takes all rows. {hint}", UserWarning, stacklevel=3)
+    return rows
 
 
 def separator(path: str | os.PathLike[str]) -> str:

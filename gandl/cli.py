@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import gandl  # whose classes, and with them torch, are loaded where they are used
-from gandl._arguments import make_parser
+from gandl._arguments import complete, make_parser
 from gandl._cli_images import (
     check_wells,
     collect,
@@ -38,6 +38,7 @@ from gandl.profiles import (
     read_profiles,
     write_profiles,
 )
+from gandl.profiles._tables import check_writable
 
 # What scoring and screening leave in their folder.
 _OUTPUTS = {
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     try:
+        complete(options)
         (_COMMANDS[options.command] if is_writer() else _work_along)(options)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         tell(f"gandl {options.command}: {error}")
@@ -111,6 +113,7 @@ def _embed(options: argparse.Namespace) -> None:
         _embed_partitions(options)
         return
     out = _free(options)
+    check_writable(out)
     model = _load(options.model)
     images, known = collect(options)
     images = with_plate_range(images, model.intensity, options)
@@ -148,8 +151,6 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _screen(options: argparse.Namespace) -> None:
-    if options.model and options.checkpoint:
-        raise ValueError("--model does not train: leave out --checkpoint.")
     images, known = collect(options)
     # What is wrong is to be told before hours of training.
     check_wells(known, options)

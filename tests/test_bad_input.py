@@ -322,7 +322,7 @@ PLATE_MAPS = {
     "a grid twice": (grid("state", 8, 12) * 2, "line 10: there is a grid 'state'"),
     "text around a grid": ("mine\n" + grid("state", 8, 12), "line 2: 'mine' before it"),
     "a grid that begins at 2": (
-        grid("state", 8, 12).replace("1,2,", "2,3,"),
+        grid("state", 8, 12).replace(",1,2,", ",0,2,"),
         'no column "well".*letters down',
     ),
     "no controls": (plate_map().assign(state="x").to_csv(index=False), "'healthy'"),

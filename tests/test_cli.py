@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -347,6 +348,58 @@ def changed(folder, path, **columns):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("screen X --model m --preset paper", "does not train: leave out --preset"),
+        ("screen X --model m --seed 0", "does not train: leave out --seed"),
+        ("screen X --hits 0", "--hits is at least 1, got 0"),
+        ("screen X --sheet a", "--sheet is of the --plate-map"),
+        ("fit X --root there", "--root has no effect on a folder"),
+        ("fit X/metadata.csv --pattern {well}.tif", "--pattern has no effect on a ta"),
+        ("fit X --channels 1=DNA 1=actin", "1 is there twice"),
+        ("fit X --select plate>1", "'plate>1': .*tables are text: plate"),
+        ("embed m X --out wells.tsv", "'wells.tsv' does not end in .parquet"),
+    ],
+)
+def test_what_has_no_effect_or_cannot_be_is_refused_at_once(
+    arguments, message, folder, capsys
+):
+    given = [word.replace("X", str(folder), 1) for word in arguments.split()]
+    given += CONTROLS if given[0] == "screen" else []
+    given += [] if "--out" in given else ["--out", "there"]
+    assert run(*given) == 1
+    assert re.search(message.replace(".tsv", r"\.tsv"), capsys.readouterr().err)
+
+
+def test_sites_of_a_well_are_of_one_treatment(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    kinds = ["healthy"] * 4 + ["infected"] * 4 + ["infected"] * 2
+    wells = pd.DataFrame(
+        {
+            "Metadata_Plate": "P1",
+            "Metadata_Well": [f"A{k + 1:02}" for k in range(10)],
+            "Metadata_disease_condition": kinds,
+            "Metadata_compound": [None] * 8 + ["drug"] * 2,
+            "Metadata_concentration": [None] * 8 + ["3"] * 2,
+        }
+    ).loc[np.repeat(np.arange(10), 2)]
+    wells["Metadata_Site"] = ["1", "2"] * 10
+    wells["feature_0"] = rng.normal(size=20)
+    wells.loc[wells["Metadata_disease_condition"] == "infected", "feature_0"] += 9
+    score = ["score", tmp_path / "images.csv", *CONTROLS, "--out"]
+    wells.to_csv(tmp_path / "images.csv", index=False)
+    assert run(*score, tmp_path / "scores") == 0
+    assert "too few concentrations for a curve: 1, such as" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "scores/compounds.csv")
+    assert table["q_value"].isna().all()
+    wells["Metadata_concentration"] = [None] * 16 + ["3", "30"] * 2
+    wells.to_csv(tmp_path / "images.csv", index=False)
+    assert run(*score, tmp_path / "again") == 1
+    told = "Well A09 of plate P1 has images of concentration '3' and of '30'"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("columns", "message"),
     [
         (
@@ -397,8 +450,8 @@ def test_select_plates_and_intensity_of_each(folder, tmp_path, capsys):
     given = [*images_of(folder), "--minutes", 0.005, "--intensity", "plate"]
     model, table = tmp_path / "model.safetensors", tmp_path / "images.parquet"
     batch = ["--batch", "experiment", "plate"]
-    chosen = ["--select", "plate == '2'"]
-    assert run("fit", *given, *chosen, "--out", model) == 0
+    chosen = ["--select", "plate.str.endswith('/2')"]
+    assert run("fit", *given, *batch, *chosen, "--out", model) == 0
     assert run("embed", model, *images_of(folder), *batch, "--out", table) == 0
     profiles = read_profiles(table)
     plates = set(profiles["Metadata_Plate"])

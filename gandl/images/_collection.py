@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gandl._tables import query_rows
 from gandl.images._illumination import with_functions
 from gandl.images._intensity import check_images
 from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
@@ -351,12 +352,23 @@ class ImageCollection(OmeView, ScreenView):
         Parameters
         ----------
         query : str
-            The condition, as :meth:`pandas.DataFrame.query` takes it.
+            The condition, as :meth:`pandas.DataFrame.query` takes it. What comes from
+            file names and tables is text: ``"plate != '3'"``.
 
         Returns
         -------
         ImageCollection
             A view; nothing is read.
+
+        Raises
+        ------
+        ValueError
+            If the condition cannot be asked of these columns.
+
+        Warns
+        -----
+        UserWarning
+            If all images fulfil that a column is not some number: it may be text.
 
         Examples
         --------
@@ -368,7 +380,7 @@ class ImageCollection(OmeView, ScreenView):
         >>> len(X.select("dose > 0"))
         2
         """
-        return self._take(self._metadata.query(query).index.to_numpy())
+        return self._take(query_rows(self._metadata, query))
 
     def tile(
         self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None

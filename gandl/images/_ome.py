@@ -112,8 +112,7 @@ def _listed(
     channels: Channels,
     on_error: str,
 ) -> Listed:
-    if channels is not None:
-        found = [_chosen(image, channels, _is_lenient(on_error)) for image in found]
+    found = [_chosen(image, channels, _is_lenient(on_error)) for image in found]
     metadata = pd.DataFrame([image.row for image in found], dtype=object)
     skipped = None
     if _is_lenient(on_error):
@@ -134,18 +133,28 @@ def _chosen(image: Any, channels: Channels, lenient: bool) -> Any:
     """The image with the channels asked for, which each has in an order of its own."""
     if isinstance(image, Unlisted):
         return image
-    labels = [channels] if isinstance(channels, str) else list(channels or ())
-    names = list(channels.values()) if isinstance(channels, Mapping) else labels
     known = list(image.channels)
-    channel_names(names, len(names))
+    asked = known if channels is None else channels
+    labels = [asked] if isinstance(asked, str) else list(asked)
+    names = list(asked.values()) if isinstance(asked, Mapping) else labels
+    twice = [label for label in labels if known.count(label) > 1]
     unknown = [label for label in labels if label not in known]
-    if unknown and len(labels) == len(known) and all(map(_is_number, known)):
+    # Names that tell nothing apart give way to those asked for, in order.
+    poor = all(map(_is_number, known)) or len(set(known)) < len(known)
+    if unknown and len(labels) == len(known) and poor:
+        channel_names(names, len(names))
         return image.with_channels(range(len(known)), names)
-    if unknown or not labels:
+    if unknown or twice or not labels:
         reason = f"{image.path!r} has no channels {unknown}; it has {known}."
+        if twice:
+            reason = (
+                f"{image.path!r} has several channels {twice[0]!r}: pass names for "
+                f"all {len(known)} of {known}, in order, as `channels`."
+            )
         if not lenient:
             raise ValueError(reason)
         return Unlisted(image.path, image.row, reason)
+    channel_names(names, len(names))
     return image.with_channels([known.index(label) for label in labels], names)
 
 

@@ -208,7 +208,7 @@ def write_profiles(
     Raises
     ------
     ValueError
-        If the name ends otherwise.
+        If the name ends otherwise, or is that of a folder.
     FileExistsError
         If the file exists.
     ImportError
@@ -230,17 +230,26 @@ def write_profiles(
       Metadata_Plate  feature_0
     0            007        0.5
     """
-    final, suffix = Path(path), _suffix(path)
+    final, suffix = Path(path), check_writable(path)
     if final.exists() and not overwrite:
         raise FileExistsError(
             f"{str(final)!r} exists: name another file, or pass overwrite=True."
         )
     with whole_file(final) as part:
         if suffix == ".parquet":
-            check_pyarrow()
             profiles.to_parquet(part, index=False)
         else:
             profiles.to_csv(part, index=False)
+
+
+def check_writable(path: str | os.PathLike[str]) -> str:
+    """How the name of a file of profiles ends; an error if none can be written so."""
+    suffix = _suffix(path)
+    if Path(path).is_dir():
+        raise ValueError(f"{os.fspath(path)!r} is a folder: name a file.")
+    if suffix == ".parquet":
+        check_pyarrow()
+    return suffix
 
 
 def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:

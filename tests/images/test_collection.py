@@ -104,6 +104,13 @@ def test_select(X, pixels):
     rows = [i for i in range(24) if i % 3 == 1 and i / 23 > 0.5]
     np.testing.assert_array_equal(np.asarray(view), pixels[rows])
     assert len(X.select("dose > 2")) == 0
+    with pytest.raises(
+        ValueError, match=r"'plate > 3': .* the columns \['plate'.*text"
+    ):
+        X.select("plate > 3")
+    with pytest.warns(UserWarning, match="'plate != 1053597801' takes all rows.*text"):
+        assert len(X.select("plate != 1053597801")) == len(X)
+    assert len(X.select("plate != '7'")) == len(X.select("dose != 7")) == len(X)
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, (12, 10), (7, 3)])

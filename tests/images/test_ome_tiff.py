@@ -451,6 +451,20 @@ def test_channels_without_names_are_named(tmp_path, three, names):
         ImageCollection.from_ome_tiff(tmp_path, channels=["DNA"])
 
 
+def test_channels_of_one_name(tmp_path, three):
+    write(tmp_path / "a.ome.tif", three[:1], names=("DNA", "DNA"))
+    message = r"a\.ome\.tif' has several channels 'DNA': pass names for all 2 of"
+    for channels in (None, ["DNA"]):
+        with pytest.raises(ValueError, match=message):
+            ImageCollection.from_ome_tiff(tmp_path, channels=channels)
+    X = ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "DNA in far red"])
+    assert X.channels == ("DNA", "DNA in far red")
+    np.testing.assert_array_equal(np.asarray(X), three[0][:, 0])
+    write(tmp_path / "b.ome.tif", three[:1])
+    X = ImageCollection.from_ome_tiff(tmp_path, on_error="skip")
+    assert X.skipped["file"].tolist() == ["a.ome.tif"]
+
+
 def test_plates_of_one_name(tmp_path, three):
     def plates(*files):
         for file in files:

@@ -159,7 +159,7 @@ def test_more_stains_than_colours_and_any_word_as_dose_of_controls(tmp_path):
     assert path.read_text(encoding="utf-8").count("<img") == 5
 
 
-@pytest.mark.parametrize(("n_hits", "cut"), [(0, 1), (2, 2), (3, None)])
+@pytest.mark.parametrize(("n_hits", "cut"), [(1, 1), (2, 2), (3, None)])
 def test_plots_are_of_so_many_compounds(tmp_path, n_hits, cut):
     X, wells = screen()
     path = tmp_path / "report.html"
@@ -226,6 +226,8 @@ def test_errors(written, tmp_path):
     new = tmp_path / "new.html"
     with pytest.raises(ValueError, match=r"wells lacks \['compound'\]"):
         write_report(new, scorer, X, wells.drop(columns="compound"))
+    with pytest.raises(ValueError, match="n_hits is at least 1, got 0"):
+        write_report(new, scorer, X, wells, n_hits=0)
     with pytest.raises(ValueError, match="inconsistent numbers"):
         write_report(new, scorer, X[1:], wells)
     with pytest.raises(ValueError, match="No well is treated"):
