@@ -240,9 +240,12 @@ def _train(
         featurizer.n_iter_ = trainer.n_steps
         featurizer.n_images_seen_ = trainer.n_images
         featurizer.augment_p_ = trainer.augment_p
-        featurizer.whitening_ = ranks.from_first(
-            lambda: _learn_whitening(featurizer, trainer, images, position.seed)
-        )
+        n_crops = _n_whitening_crops(featurizer, images)
+        if n_crops:
+            featurizer.n_whitening_crops_ = n_crops
+            featurizer.whitening_ = ranks.from_first(
+                lambda: _learn_whitening(featurizer, trainer, images, position.seed)
+            )
         # Processors of several kinds round differently: the first one's word goes.
         featurizer.weights_ = ranks.from_first(lambda: to_arrays(trainer.weights()))
         if not watched:
@@ -287,16 +290,25 @@ def _checkpoints(
     )
 
 
+def _n_whitening_crops(featurizer: Any, images: ImageCollection) -> int:
+    """How many crops to measure whitening on; 0 to leave it as it is."""
+    # What is kept serves featurizers that whiten, too.
+    if not (featurizer._resolve("whiten") or featurizer.memory is not None):
+        featurizer.whitening_ = {}
+        return 0
+    n_crops = n_crops_of(len(images))
+    if not getattr(featurizer, "whitening_", {}):
+        return n_crops
+    # What many images told is better than what a few of `partial_fit` do.
+    known = getattr(featurizer, "n_whitening_crops_", math.inf)
+    d = 2 * sum(featurizer.config_.block_widths.values())
+    return n_crops if n_crops >= min(d, known) else 0
+
+
 def _learn_whitening(
     featurizer: Any, trainer: Trainer, images: ImageCollection, seed: int
 ) -> dict[str, Affine]:
-    # What is kept serves featurizers that whiten, too.
-    if not (featurizer._resolve("whiten") or featurizer.memory is not None):
-        return {}
-    n_crops = n_crops_of(len(images))
-    known: dict[str, Affine] = getattr(featurizer, "whitening_", {})
-    if known and n_crops < 2 * sum(featurizer.config_.block_widths.values()):
-        return known  # better than what a few images of `partial_fit` tell
+    n_crops = featurizer.n_whitening_crops_
     batches = training_batches(
         images,
         row_intensity(featurizer, images),

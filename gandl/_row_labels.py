@@ -29,11 +29,12 @@ def sorted_batches(rows: np.ndarray) -> np.ndarray:
 def batch_positions(rows: np.ndarray, batches: np.ndarray) -> np.ndarray:
     """Index of each row's batch among those that were fitted."""
     known = {name: b for b, name in enumerate(batches)}
-    unknown = sorted({str(name) for name in rows if name not in known})
+    # Shown as what they are: 1 is not "1".
+    unknown = sorted({repr(name) for name in rows if name not in known})
     if unknown:
         raise ValueError(
             f"No controls of batch {', '.join(unknown[:5])} in fit, which saw "
-            f"{', '.join(str(name) for name in batches[:5])}. Give fit the controls of "
+            f"{', '.join(map(repr, batches[:5]))}. Give fit the controls of "
             "each batch, and the same batches to transform."
         )
     return np.array([known[name] for name in rows])
@@ -58,7 +59,8 @@ def kinds_of_controls(
     """The values that mark controls, and each row's kind.
 
     A kind is 0 for a negative control, 1 for a positive one, -1 for all else. Where
-    ``negative`` or ``positive`` is None, it is the first or the last value in order.
+    ``negative`` or ``positive`` is None, it is the first or the last value in order
+    but the other's.
     """
     if y is None:
         raise ValueError(
@@ -78,8 +80,12 @@ def kinds_of_controls(
         raise ValueError(
             f"y has {len(values)} class, {values}; two kinds of controls are needed."
         )
-    negative = values[0] if negative is None else negative
-    positive = values[-1] if positive is None else positive
+    if negative is None:
+        negative = next(value for value in values if value != positive)
+    if positive is None:
+        positive = next(value for value in reversed(values) if value != negative)
+    if negative == positive:
+        raise ValueError(f"negative and positive are both {negative!r}.")
     for name, value in (("negative", negative), ("positive", positive)):
         if value not in values:
             raise ValueError(

@@ -26,6 +26,7 @@ _ATTRIBUTES = {
     "n_iter_",
     "n_images_seen_",
     "augment_p_",
+    "n_whitening_crops_",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -123,7 +124,10 @@ def distance_to_generated(featurizer: Any, X: Any) -> float:
     generator, discriminator = generator_of(featurizer), discriminator_of(featurizer)
     images = as_collection(featurizer, X, reset=False)
     n = min(len(images), _N_SCORED)
-    seed = int(check_random_state(featurizer.random_state).randint(2**31 - 1))
+    # Of an instance or None, the same all the same: a score is not to move by itself.
+    state = featurizer.random_state
+    fixed = state if isinstance(state, Integral) else 0
+    seed = int(check_random_state(fixed).randint(2**31 - 1))
     batches = training_batches(
         images,
         row_intensity(featurizer, images),

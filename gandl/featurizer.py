@@ -320,8 +320,8 @@ class GANDLFeaturizer(
         The first call learns the intensity range and sets the shape of the networks.
         After ``fit``, the generator continues from its moving average, and optimisers
         and the contrastive projection start anew. Whitening is measured anew on X if
-        that has a quarter as many images as the embedding is long: give X that stands
-        for all images.
+        that has as many images as it was measured on, or a quarter as many as the
+        embedding is long: give X that stands for all images.
 
         Parameters
         ----------

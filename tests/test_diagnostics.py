@@ -103,6 +103,12 @@ def test_score_without_groups_is_the_distance_of_generated_images(images):
     assert score != fitted.score(small)
 
 
+@pytest.mark.parametrize("state", [None, np.random.RandomState(0)])
+def test_a_score_does_not_move_by_itself(images, state):
+    featurizer = tiny(random_state=state).fit(images)
+    assert featurizer.score(images) == featurizer.score(images)
+
+
 def test_score_with_groups_is_replicate_agreement(images):
     fitted = tiny(image_size=32).fit(images)
     assert fitted.score(images, groups=KINDS) == mean_average_precision(

@@ -188,6 +188,23 @@ def test_penultimate_layer_and_the_paper_are_left_as_they_are(images, fitted):
     assert paper.fit(images).whitening_ == {}
 
 
+def test_whitening_follows_a_training_by_few_images_at_a_time():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 255, (40, 1, 32, 32), dtype="uint8")
+    network = {"channel_max": 32, "latent_dim": 8, "batch_size": 8}
+    online = GANDLFeaturizer(**network, random_state=0)
+    means = []
+    for start in range(0, 24, 8):  # 32 crops, and features longer than that
+        online.partial_fit(X[start : start + 8])
+        means.append(online.whitening_["pooled"][0])
+    assert len(means[0]) > 32
+    assert not np.allclose(means[0], means[1])
+    assert not np.allclose(means[1], means[2])
+    # What more images told stays.
+    online.partial_fit(X[:4])
+    np.testing.assert_array_equal(online.whitening_["pooled"][0], means[2])
+
+
 def test_whitening_that_was_not_measured_is_asked_for_clearly(images, fitted):
     other = clone(fitted).set_params(whiten=False, max_kimg=0).fit(images)
     with pytest.raises(ValueError, match="fitted with whiten=False"):

@@ -105,13 +105,14 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         robust = self.method == "robust"
         centre = np.median if robust else np.mean
         self.centres_ = np.stack([centre(part, axis=0) for part in parts])
-        spread = [
-            median_abs_deviation(part, axis=0, scale="normal")
-            if robust
-            else part.std(axis=0, ddof=1)
-            for part in parts
-        ]
-        self.scales_ = scale_or_one(np.stack(spread), self.centres_)
+        spread = np.stack([part.std(axis=0, ddof=1) for part in parts])
+        if robust:
+            middle = np.stack(
+                [median_abs_deviation(p, axis=0, scale="normal") for p in parts]
+            )
+            # Of values most of which are the same, that is 0.
+            spread = np.where(middle > 0, middle, spread)
+        self.scales_ = scale_or_one(spread, self.centres_)
         return self
 
     def transform(self, X: Any, *, batch: Any = None) -> np.ndarray:

@@ -56,6 +56,8 @@ def make_profiles(
     1             P1             taxol        2.0
     """
     values = np.asarray(X)
+    if isinstance(X, pd.DataFrame) and values.dtype == object:  # of nullable types
+        values = X.to_numpy(dtype=np.float64, na_value=np.nan)
     if values.ndim != 2:
         raise ValueError(f"X has shape {values.shape}; a row a profile is expected.")
     if len(values) != len(metadata):
@@ -96,7 +98,7 @@ def feature_columns(profiles: pd.DataFrame) -> list[str]:
     Raises
     ------
     ValueError
-        If there is none, or one of them is not numeric.
+        If there is none, one of them is not numeric, or a name is not text.
 
     Examples
     --------
@@ -105,6 +107,12 @@ def feature_columns(profiles: pd.DataFrame) -> list[str]:
     >>> feature_columns(pd.DataFrame({"Metadata_Well": ["A01"], "area": [1.0]}))
     ['area']
     """
+    for name in profiles:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"The column {name!r} has no text for a name: make_profiles gives "
+                "features names, or profiles.columns.map(str) does."
+            )
     names = [name for name in map(str, profiles) if not name.startswith(_METADATA)]
     for name in names:
         if not pd.api.types.is_numeric_dtype(profiles[name]):

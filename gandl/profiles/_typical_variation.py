@@ -13,6 +13,7 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.utils._param_validation import Interval
+from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gandl._row_labels import (
@@ -223,6 +224,8 @@ class TypicalVariationNormalizer(
     def _whitening(self, controls: np.ndarray, degrees: int) -> np.ndarray:
         """Directions whose coordinates have unit variance over centred controls."""
         _, singular, directions = np.linalg.svd(controls, full_matrices=False)
+        # Signs that do not depend on the order of rows.
+        _, directions = svd_flip(None, directions, u_based_decision=False)
         tolerance = singular.max(initial=0.0) * max(controls.shape) * 1e-12
         rank = int((singular[:degrees] > tolerance).sum())
         if not rank:

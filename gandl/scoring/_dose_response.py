@@ -161,7 +161,8 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         -------
         ndarray of shape (n,) or tuple of two
             The curve's responses; with ``return_std`` also their standard errors, NaN
-            if inactive.
+            if inactive. A parameter at a bound is taken as given: beyond the
+            concentrations tested, errors are then too small.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)

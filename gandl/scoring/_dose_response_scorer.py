@@ -11,7 +11,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gandl._row_labels import batch_of_rows
@@ -207,9 +207,8 @@ class DoseResponseScorer(BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         scores = self.perturbation_.transform(X, batch=batch)
-        dose = check_array(
-            concentration, dtype=np.float64, ensure_2d=False, input_name="concentration"
-        )
+        dose = column_or_1d(concentration, dtype=np.float64)
+        assert_all_finite(dose, input_name="concentration")
         compound = np.asarray(compound, dtype=object)
         check_consistent_length(scores, compound, dose)
         negative = np.flatnonzero(dose < 0)
@@ -267,7 +266,7 @@ class DoseResponseScorer(BaseEstimator):
         concentration : ndarray of shape (n,)
             Their concentrations.
         batch : array-like of shape (n,), default=None
-            Their batches, as in `fit`; None: of any.
+            Their batches, as in `fit`; None, or if that had none: of any.
 
         Returns
         -------
@@ -281,7 +280,7 @@ class DoseResponseScorer(BaseEstimator):
             return concentration, on
         known = axis.control_scores_[:, 0]
         joins = (axis.control_kinds_ == 1) & ~np.isnan(known)
-        if batch is not None:
+        if batch is not None and list(axis.batches_) != ["all"]:
             named = np.unique(batch_of_rows(batch, len(on)))
             # By hash: np.isin sorts all controls, for each compound anew.
             joins &= pd.Series(axis.control_batches_, dtype=object).isin(named)

@@ -25,7 +25,7 @@ class HitCaller(BaseEstimator):
     ----------
     negative, positive : object, default=None
         The values of ``y`` that mark the controls. None: the first and the last in
-        sorted order.
+        sorted order, but the other's.
     quantile : float, default=0.01
         The share of further controls that a threshold is to cut off.
 
@@ -116,9 +116,9 @@ class HitCaller(BaseEstimator):
             y, len(X), self.negative, self.positive
         )
         for k, name in enumerate((self.negative_, self.positive_)):
-            if (kind == k).sum() < 2:
+            if (n := (kind == k).sum()) < 2:
                 raise ValueError(
-                    f"There is one control {name!r}: thresholds take two at least."
+                    f"Controls {name!r}: {n}, and thresholds take two at least."
                 )
         self.on_controls_ = X[kind == 1, 0]
         off = [X[kind == k, -1] for k in (0, 1)]

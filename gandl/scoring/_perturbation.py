@@ -35,7 +35,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     ----------
     negative, positive : object, default=None
         The values of ``y`` that mark the controls. None: the first and the last in
-        sorted order.
+        sorted order, but the other's.
     axis : {"mean", "discriminant"}, default="mean"
         On-perturbation along the difference of means, or along Fisher's linear
         discriminant (covariance shrunk by Ledoit and Wolf), scaled so that controls
@@ -264,7 +264,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         -------
         float
             The Z'-factor, at most 1; minus infinity if the positive controls are not
-            above the negative ones.
+            above the negative ones, NaN with fewer than two of a kind.
         """
         on = self.transform(X, batch=batch)[:, 0]
         *_, kind = kinds_of_controls(y, len(on), self.negative_, self.positive_)
@@ -303,13 +303,16 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         if self.axis == "mean":
             return _leave_one_out(X, kind)
         scores = np.empty((len(X), 2))
-        on = _scores(X, *self._axis(X, kind, name))[:, 0]
+        origin, direction, weights = self._axis(X, kind, name)
+        on = _scores(X, origin, direction, weights)[:, 0]
+        unit = float(np.linalg.norm(direction))
         fold = np.empty(len(X), dtype=int)
         for k in (0, 1):  # dealt out in order of the score
             fold[kind == k] = on[kind == k].argsort().argsort() % min(20, counts.min())
         for held in range(fold.max() + 1):
             train, test = fold != held, fold == held
-            scores[test] = _scores(X[test], *self._axis(X[train], kind[train], name))
+            axis = self._axis(X[train], kind[train], name)
+            scores[test] = _scores(X[test], *axis, unit)
         return scores
 
     def _tell_poor_controls(self) -> None:
@@ -348,18 +351,30 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
 
 
 def _scores(
-    X: np.ndarray, origin: np.ndarray, direction: np.ndarray, weights: np.ndarray
+    X: np.ndarray,
+    origin: np.ndarray,
+    direction: np.ndarray,
+    weights: np.ndarray,
+    unit: float | None = None,
 ) -> np.ndarray:
-    """On- and off-perturbation (n, 2); one origin for all rows, or one a row."""
+    """On- and off-perturbation (n, 2); one origin for all rows, or one a row.
+
+    ``unit`` is the length that off-perturbation is given in; None: the direction's.
+    """
     away = X - origin
     on = (away * weights).sum(axis=-1)
     rest = away - on[:, None] * direction
-    off = np.linalg.norm(rest, axis=-1) / np.linalg.norm(direction, axis=-1)
+    length = np.linalg.norm(direction, axis=-1) if unit is None else unit
+    off = np.linalg.norm(rest, axis=-1) / length
     return np.stack([on, off], axis=1)
 
 
 def _leave_one_out(X: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Scores of controls, each by the means of all others."""
+    """Scores of controls, each by the means of all others.
+
+    Noise lengthens the direction, the more so the fewer controls it is of: by its own,
+    off-perturbation would be less than that of rows that are no controls.
+    """
     counts = np.bincount(kind)
     means = np.stack([X[kind == k].mean(axis=0) for k in (0, 1)])
     others = counts[kind][:, None]
@@ -369,15 +384,19 @@ def _leave_one_out(X: np.ndarray, kind: np.ndarray) -> np.ndarray:
     direction = np.where(negative, means[1], without) - origin
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = direction / (direction**2).sum(axis=1, keepdims=True)
-        return _scores(X, origin, direction, weights)
+        unit = float(np.linalg.norm(means[1] - means[0]))
+        return _scores(X, origin, direction, weights, unit)
 
 
 def separation(negative: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """Z', SSMD, AUC and Cohen's d of scores of two kinds of controls."""
-    if not len(negative) or not len(positive):
+    """Z', SSMD, AUC and Cohen's d of scores of two kinds of controls.
+
+    NaN where a kind has fewer than two, which have no spread.
+    """
+    if min(len(negative), len(positive)) < 2:
         return dict.fromkeys(("z_prime", "ssmd", "auc", "cohens_d"), np.nan)
     difference = positive.mean() - negative.mean()
-    spread = [part.std(ddof=min(1, len(part) - 1)) for part in (negative, positive)]
+    spread = [part.std(ddof=1) for part in (negative, positive)]
     with np.errstate(divide="ignore", invalid="ignore"):
         both = np.hypot(*spread)
         z_prime = 1 - 3 * sum(spread) / difference if difference > 0 else -np.inf

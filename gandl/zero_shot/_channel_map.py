@@ -51,6 +51,8 @@ def match(
                 "it is missing."
             )
         names = known or tuple(new[_place(player, new, "X")] for player in players)
+        if len(set(names)) < len(names):
+            raise ValueError(f"channels={asked!r} names a channel twice.")
         said = frozenset(n for n, p in zip(names, players, strict=True) if p is None)
     places = tuple(None if p is None else _place(p, new, "X") for p in players)
     return ChannelMap(names, places, said, _of_numbers(own))

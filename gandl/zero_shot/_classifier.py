@@ -51,7 +51,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         The mean squared distance of an example from the true mean of its class, after
         whitening; NaN as long as no class has two examples.
     temperature_ : float
-        What squared distances are divided by in ``predict_proba``.
+        What squared distances are divided by in ``predict_proba``; NaN as long as
+        there are no two prototypes apart.
     n_features_in_ : int
         Length of an embedding; only if X had embeddings.
     feature_names_in_ : ndarray of str
@@ -199,6 +200,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         prototypes = np.concatenate([self.prototypes_, _class_means(X, which)])
         self.classes_, self.class_counts_ = classes[order], counts[order]
         self.prototypes_ = prototypes[order]
+        # Of one class, or one prototype, there were no odds that could change.
+        if np.isnan(self.temperature_):
+            self.temperature_ = self._prototype_distance()
         # Among classes of one example each it did not matter; now it may.
         if np.isnan(self.variance_):
             means = self._whiten(_class_means(X, which))
@@ -235,19 +239,20 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             Probabilities in the order of ``classes_``; rows sum to 1.
         """
         scores = self._scores(X)
-        return softmax(scores / self.temperature_, axis=1)
+        temperature = 1.0 if np.isnan(self.temperature_) else self.temperature_
+        return softmax(scores / temperature, axis=1)
 
     def _labelled(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         featurizer = check_featurizer(self)
+        missing = np.flatnonzero(pd.isna(np.array(y, dtype=object)))
+        if y is not None and len(missing):
+            raise ValueError(
+                f"y has no class in row {missing[0]}: leave out rows without one."
+            )
         if featurizer is None:
             X, y = validate_data(self, X, y, dtype=np.float64, reset=reset)
         else:
             X, y = check_X_y(featurizer.transform(X), y, dtype=np.float64)
-        missing = np.flatnonzero(pd.isna(y))
-        if len(missing):
-            raise ValueError(
-                f"y has no class in row {missing[0]}: leave out rows without one."
-            )
         check_classification_targets(y)
         return X, y
 
@@ -270,15 +275,20 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             0.0 if np.isnan(self.variance_) else self.variance_ / counts
         ) - distances
 
+    def _prototype_distance(self) -> float:
+        """Mean squared distance of two prototypes; NaN if there are none apart."""
+        spread = self._whiten(self.prototypes_).var(axis=0).sum()
+        n_classes = len(self.classes_)
+        return float(2 * spread * n_classes / (n_classes - 1)) if spread > 0 else np.nan
+
     def _learn_temperature(self, distances: np.ndarray, which: np.ndarray) -> float:
         n_classes, counts = len(self.classes_), self.class_counts_
-        spread = self._whiten(self.prototypes_).var(axis=0).sum()
-        if spread <= 0:  # one class, or the same prototype for all
-            return 1.0
-        unit = 2 * spread * n_classes / (n_classes - 1)
+        unit = self._prototype_distance()
+        if np.isnan(unit):
+            return unit
         rows = counts[which] > 1  # others would leave their class without a prototype
         if not rows.any():
-            return float(unit)
+            return unit
         own, at = which[rows], np.arange(rows.sum())
         of_prototype = np.tile(counts, (len(own), 1))
         of_prototype[at, own] -= 1

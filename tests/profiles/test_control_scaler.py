@@ -43,6 +43,12 @@ def test_robust_is_median_and_deviation_from_it(plate):
         np.testing.assert_allclose(np.median(abs(mine), axis=0), 0.6744897501960817)
 
 
+def test_robust_takes_the_deviation_where_most_controls_are_alike():
+    X = np.array([[0.0]] * 6 + [[1.0], [2.0], [3.0], [4.0]])
+    scaler = ControlScaler(method="robust").fit(X)
+    assert scaler.scales_[0, 0] == pytest.approx(X.std(ddof=1))
+
+
 def test_an_outlying_control_moves_the_mean_but_hardly_the_median(plate):
     X, y, batch = plate
     moved = X.copy()
@@ -85,5 +91,5 @@ def test_errors(plate, method):
     few = np.array(["P4", *batch[1:]], dtype=object)
     with pytest.raises(ValueError, match="Batch 'P4' has 1 controls"):
         scaler.fit(X, y, batch=few)
-    with pytest.raises(ValueError, match="No controls of batch P4 in fit"):
+    with pytest.raises(ValueError, match="No controls of batch 'P4' in fit"):
         scaler.fit(X, y, batch=batch).transform(X, batch=few)

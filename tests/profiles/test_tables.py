@@ -119,6 +119,13 @@ def test_aggregate_errors(images):
         aggregate(images, "well")
 
 
+def test_features_of_nullable_types_are_numbers():
+    X = pd.DataFrame({"a": [0.5, None], "b": [1, 2]}).convert_dtypes()
+    profiles = make_profiles(X, pd.DataFrame({"well": ["A01", "A01"]}))
+    assert feature_columns(profiles) == ["a", "b"]
+    np.testing.assert_array_equal(profiles[["a", "b"]], [[0.5, 1], [np.nan, 2]])
+
+
 def test_make_profiles_errors():
     metadata = pd.DataFrame({"plate": ["1", "2"]})
     with pytest.raises(ValueError, match="X has 1 rows, metadata 2"):
@@ -133,6 +140,8 @@ def test_make_profiles_errors():
         make_profiles([[1.0, 1.0], [2.0, 1.0]], metadata, names=["a", "a"])
     with pytest.raises(ValueError, match="'compound' is not numeric"):
         feature_columns(pd.DataFrame({"compound": ["DMSO"], "x": [1.0]}))
+    with pytest.raises(ValueError, match="The column 0 has no text for a name"):
+        feature_columns(pd.DataFrame({0: [1.0]}))
     with pytest.raises(ValueError, match="There is no feature"):
         feature_columns(pd.DataFrame({"Metadata_Well": ["A01"]}))
 

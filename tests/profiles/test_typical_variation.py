@@ -127,6 +127,15 @@ def test_rows_are_independent():
     np.testing.assert_allclose(few, together[order], rtol=1e-9, atol=1e-9)
 
 
+def test_the_order_of_controls_turns_no_sign():
+    X = controls(60, 5)
+    order = np.random.default_rng(1).permutation(60)
+    found, expected = (
+        TypicalVariationNormalizer().fit(rows).transform(X) for rows in (X[order], X)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_fewer_components():
     X = controls(50, 10)
     full = TypicalVariationNormalizer().fit_transform(X)
@@ -208,9 +217,9 @@ def test_controls_that_do_not_vary():
 def test_a_batch_without_controls_is_named():
     X = controls(20, 3)
     tvn = TypicalVariationNormalizer().fit(X, batch=np.repeat(["P1", "P2"], 10))
-    with pytest.raises(ValueError, match="No controls of batch P3 in fit"):
+    with pytest.raises(ValueError, match="No controls of batch 'P3' in fit"):
         tvn.transform(X, batch=["P3"] * 20)
-    with pytest.raises(ValueError, match="No controls of batch all in fit"):
+    with pytest.raises(ValueError, match="No controls of batch 'all' in fit"):
         tvn.transform(X)
 
 

@@ -176,6 +176,23 @@ def test_controls_join_the_curve_at_zero_from_the_compounds_own_batches(screen):
     np.testing.assert_array_equal(alone, (dose, on))
 
 
+def test_controls_of_no_batch_join_the_curves_of_all(screen):
+    X, wells, batch, _ = screen
+    axis = clone(PERTURBATION).set_params(pooled=True)
+    scorer = DoseResponseScorer(perturbation=axis).fit(X, wells["compound"])
+    dose, _ = scorer.curve_data(np.zeros(3), np.ones(3), batch[:3])
+    assert (dose == 0).sum() == (scorer.perturbation_.control_kinds_ == 1).sum() > 0
+
+
+def test_a_column_of_concentrations(screen):
+    X, wells, batch, _ = screen
+    scorer = DoseResponseScorer(perturbation=PERTURBATION)
+    scorer.fit(X, wells["compound"], batch=batch)
+    how = {"batch": batch[60:63]}
+    table = scorer.dose_response(X[60:63], ["C"] * 3, np.ones((3, 1)), **how)
+    assert table.loc[0, "concentrations"] == [1.0]
+
+
 def test_controls_at_zero_find_more_where_noise_is_large():
     """Drugs that rescue at all doses but the lowest, noise of half the effect."""
     rng = np.random.default_rng(0)

@@ -86,7 +86,7 @@ def test_controls_are_to_be_there():
     scores, y = controls()
     with pytest.raises(ValueError, match="No row of y is positive='virus'"):
         HitCaller(negative="mock", positive="virus").fit(scores, y)
-    with pytest.raises(ValueError, match="one control 'mock': thresholds take two"):
+    with pytest.raises(ValueError, match="'mock': 1, and thresholds take two"):
         HitCaller(negative="mock", positive="infected").fit(scores[499:], y[499:])
 
 

@@ -96,10 +96,49 @@ def test_scores_of_controls_are_by_axes_they_were_not_fitted_on(axis):
         others = np.arange(len(X)) != row
         other = scorer(axis=axis, poor_controls="ignore").fit(X[others], y[others])
         scores = other.transform(X[[row]])[0]
+        # In units of the axis that other rows are scored by.
+        lengths = [np.linalg.norm(s.directions_) for s in (other, fitted)]
+        scores[1] *= lengths[0] / lengths[1]
         if axis == "mean":
             np.testing.assert_allclose(expected, scores)
         else:  # folds of two
             np.testing.assert_allclose(expected, scores, atol=0.2)
+
+
+@pytest.mark.parametrize("axis", ["mean", "discriminant"])
+def test_side_effects_of_controls_are_as_large_as_those_of_wells_like_them(axis):
+    """Few controls and many features: else inert compounds would be called toxic."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(["mock", "infected"], 5)
+    ratios = []
+    for _ in range(20):
+        X = rng.normal(size=(10, 300))
+        X[5:, ::10] += 1
+        fitted = scorer(axis=axis, poor_controls="ignore").fit(X, y)
+        wells = rng.normal(size=(50, 300))
+        wells[:, ::10] += 1
+        held_out = fitted.control_scores_[fitted.control_kinds_ == 1, 1]
+        ratios.append(held_out.mean() / fitted.transform(wells)[:, 1].mean())
+    assert abs(np.mean(ratios) - 1) < 0.025
+
+
+def test_one_control_of_a_kind_separates_nothing():
+    assert all(np.isnan(list(separation(np.zeros(1), np.ones(5)).values())))
+    X, y = screen(n=10)
+    fitted = scorer(poor_controls="ignore").fit(X, y)
+    rows = [np.flatnonzero(y == kind)[0] for kind in ("mock", "infected")]
+    assert np.isnan(fitted.score(X[rows], y[rows]))
+
+
+def test_the_control_that_is_not_named_is_the_first_or_last_of_the_others():
+    X, y = screen(n=10)
+    kept = y != "treated"
+    X, y = X[kept], y[kept]
+    for given in ({"positive": "infected"}, {"negative": "mock"}):
+        fitted = PerturbationScorer(**given).fit(X, y)
+        assert (fitted.negative_, fitted.positive_) == ("mock", "infected")
+    with pytest.raises(ValueError, match="negative and positive are both 'mock'"):
+        PerturbationScorer(negative="mock", positive="mock").fit(X, y)
 
 
 def test_separation_formulas():

@@ -168,6 +168,11 @@ def test_channels_that_are_called_by_numbers_alone_are_told():
     ChannelAdapter(featurizer=tiny().fit(array)).fit(array)
 
 
+def test_a_channel_that_is_chosen_twice():
+    with pytest.raises(ValueError, match=r"\['DNA', 'DNA'\] names a channel twice"):
+        ChannelAdapter(channels=["DNA", "DNA"]).fit(collection())
+
+
 def test_dark_is_the_lower_end_that_the_featurizer_learned(fitted):
     X = collection(channels=("DNA", "actin"))
     adapter = ChannelAdapter(featurizer=fitted, mismatch="ignore").fit(X)

@@ -174,6 +174,25 @@ def test_classes_are_added_to_one_example_each():
     assert counted[["metaphase", "polylobed"]].sum() < 0.75
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_a_class_added_to_a_single_one_gives_odds_in_units_of_their_distance(unit):
+    model = ZeroShotClassifier().fit([[0, 0]], ["a"])
+    assert np.isnan(model.temperature_)
+    np.testing.assert_array_equal(model.predict_proba([[5.0, 0]]), [[1]])
+    model.add_classes([[unit, 0]], ["b"])
+    at_once = ZeroShotClassifier().fit([[0, 0], [unit, 0]], ["a", "b"])
+    asked = [[0.2 * unit, 0]]
+    np.testing.assert_allclose(
+        model.predict_proba(asked), at_once.predict_proba(asked), rtol=1e-6
+    )
+
+
+def test_a_missing_class_is_named():
+    for y in (["a", None], pd.Series(["a", None], dtype="string"), [1.0, np.nan]):
+        with pytest.raises(ValueError, match="y has no class in row 1"):
+            ZeroShotClassifier().fit(np.eye(2), y)
+
+
 def test_classes_that_cannot_be_added():
     X, y = cells([4] * 4)
     model = ZeroShotClassifier().fit(X[:8], y[:8])
