@@ -17,9 +17,9 @@ ceiling; it saw the images of held-out groups too, without labels), and chance.
 Pairs: "bbbc021 -> mitocheck" (the DNA stain of MCF-7 cells; 16 phenotypes of HeLa
 nuclei), "mitocheck -> bbbc021" (HeLa nuclei; DMSO against cycloheximide, each crop's
 brightness removed, and mechanisms of action, by the DNA stain alone), the same "by
-stain", each of three embedded on its own and put side by side, and "screen -> screen"
+stain", each of three embedded on its own and put side by side, "screen -> screen"
 (one line of `make_screen`; which of four other lines cells are, and whether they are
-infected).
+infected), and the same "by stain", trained on the first of its stains.
 
 Rows are "source:" or "target:" and a method of `embedding.py`, which may take
 parameters of the featurizer: "source: gandl detail=false".
@@ -223,7 +223,7 @@ def _from_mitocheck(*stains: str) -> Pair:
     )
 
 
-def _screens(n_controls: int = 16) -> Pair:
+def _screens(n_controls: int = 16, *, by_stain: bool = False) -> Pair:
     """Control wells alone, since compounds change what a line looks like."""
     source, target = (
         make_screen(
@@ -241,7 +241,11 @@ def _screens(n_controls: int = 16) -> Pair:
         tell("four lines", table, "cell_type", table["plate"]),
         tell("infection", table, "disease_condition", table["plate"]),
     ]
-    return _pair("screen", source, target, tasks, stains=[target.channels])
+    stains: Sequence[Sequence[str]] = [target.channels]
+    if by_stain:
+        source = source.with_channels(source.channels[0])
+        stains = [[stain] for stain in target.channels]
+    return _pair("screen", source, target, tasks, stains=stains)
 
 
 PAIRS: dict[str, Callable[[], Pair]] = {
@@ -251,6 +255,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         "channel_0", "channel_1", "channel_2"
     ),
     "screen -> screen": _screens,
+    "screen -> screen by stain": lambda: _screens(by_stain=True),
 }
 
 
