@@ -56,7 +56,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     if len(twice):
         raise ValueError(f"{os.fspath(path)!r} has several columns {twice.iloc[0]!r}.")
     table = table.apply(lambda column: column.astype(object).str.strip())
-    return with_usual_names(table.mask(table == "", None))
+    return with_usual_names(table.mask(table == ""))
 
 
 def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
