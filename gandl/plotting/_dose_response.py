@@ -8,7 +8,15 @@ import numpy as np
 from scipy.stats import t as t_distribution
 from sklearn.utils.validation import check_is_fitted
 
-from gandl.plotting._style import BLACK, BLUE, GREY, VERMILION, new_axes, plain
+from gandl.plotting._style import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILION,
+    label_doses,
+    new_axes,
+    plain,
+)
 from gandl.scoring import DoseResponseRegressor
 
 
@@ -170,6 +178,7 @@ class DoseResponseDisplay:
         at = np.where(dose > 0, dose, zero)
         ax = self.ax_
         ax.set_xscale("log")
+        label_doses(ax, dose[dose > 0], dose[dose > 0])
         ax.plot(at, response, "o", color=GREY, ms=4, alpha=0.7, mew=0, label="wells")
         doses, position = np.unique(at, return_inverse=True)
         means = np.bincount(position, response) / np.bincount(position)
@@ -179,8 +188,8 @@ class DoseResponseDisplay:
         ax.set_ylim(seen.min() - margin, seen.max() + margin)  # a band may be endless
         if self.band is not None:
             ax.fill_between(grid, *np.asarray(self.band), color=BLUE, alpha=0.2, lw=0)
-        dashes = "-" if self.ec50 else "--"
-        ax.plot(grid, self.curve, dashes, color=BLUE, label="curve")
+        dashes, label = ("-", "curve") if self.ec50 else ("--", "mean of all")
+        ax.plot(grid, self.curve, dashes, color=BLUE, label=label)
         if self.ec50:
             self._draw_ec50(unit, grid)
         if (dose == 0).any():

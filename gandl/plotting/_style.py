@@ -58,3 +58,15 @@ def sorted_categories(values: np.ndarray) -> list[Any]:
 def plain(text: Any) -> str:
     """A name as it is: matplotlib takes what stands between dollars for a formula."""
     return str(text).replace("$", r"\$")
+
+
+def label_doses(ax: Any, dose: np.ndarray, at: np.ndarray) -> None:
+    """Label the lowest and the highest dose where powers of ten are too few for that.
+
+    ``at`` is where each dose is drawn, on a logarithmic axis.
+    """
+    if not len(at) or at.max() >= 100 * at.min():
+        return
+    ends = [at.argmin(), at.argmax()]
+    ax.set_xticks(at[ends], [f"{dose[k]:g}" for k in ends])
+    ax.minorticks_off()

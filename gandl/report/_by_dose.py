@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gandl.plotting._style import BLACK, BLUE, ORANGE, new_grid, plain
+from gandl.plotting._style import BLACK, BLUE, ORANGE, label_doses, new_grid, plain
 from gandl.scoring import DoseResponseScorer
 
 _COLUMNS = 5
@@ -39,6 +39,7 @@ def draw_by_dose(table: pd.DataFrame, scorer: DoseResponseScorer, unit: str) -> 
         ax.plot(at, row["on"], "o-", color=BLUE, ms=3.5, lw=1, label="on")
         ax.plot(at, row["off"], "X-", color=ORANGE, ms=4, lw=1, label="off")
         ax.set_xscale("log")
+        label_doses(ax, dose, at)
         ax.tick_params(labelsize="small")
         name = plain(row["compound"])
         ax.set_title(

@@ -424,6 +424,8 @@ class _Page:
             display.ax_.axvspan(onset / 1.3, end, color=ORANGE, alpha=0.15, lw=0)
             display.ax_.set_xlim(right=end)
         notes = [f"q {number(row['q_value'])}"]
+        if math.isnan(row["q_value"]):
+            notes = ["Too few doses for a curve: called by its means"]
         if row["extrapolated"]:
             notes.append("EC50 lies outside the doses that the curve is fitted to")
         if row["non_monotonic"]:

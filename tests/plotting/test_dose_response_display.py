@@ -70,7 +70,15 @@ def test_an_inactive_compound_has_no_ec50_and_no_band():
     display = DoseResponseDisplay.from_estimator(fitted, X, y)
     assert display.band is None
     assert not display.ax_.texts
-    assert lines(display)["curve"].get_linestyle() == "--"
+    assert lines(display)["mean of all"].get_linestyle() == "--"
+
+
+def test_a_narrow_range_of_doses_is_labelled_by_its_ends():
+    X = np.repeat([[3.0], [10.0], [20.0]], 2, axis=0)
+    y = np.arange(6.0)
+    ax = DoseResponseDisplay.from_estimator(DoseResponseRegressor().fit(X, y), X, y).ax_
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["3", "20"]
+    assert not len(ax.xaxis.get_minorticklocs())
 
 
 def test_zero_concentration_is_drawn_left_of_all_others():
