@@ -240,12 +240,16 @@ def _train(
         featurizer.n_iter_ = trainer.n_steps
         featurizer.n_images_seen_ = trainer.n_images
         featurizer.augment_p_ = trainer.augment_p
-        n_crops = _n_whitening_crops(featurizer, images)
-        if n_crops:
-            featurizer.n_whitening_crops_ = n_crops
+        # What is kept serves featurizers that whiten, too.
+        if not (featurizer._resolve("whiten") or featurizer.memory is not None):
+            featurizer.whitening_ = {}
+        elif n_crops := _n_whitening_crops(featurizer, len(images)):
             featurizer.whitening_ = ranks.from_first(
-                lambda: _learn_whitening(featurizer, trainer, images, position.seed)
+                lambda: _learn_whitening(
+                    featurizer, trainer, images, n_crops, position.seed
+                )
             )
+            featurizer.n_whitening_crops_ = n_crops
         # Processors of several kinds round differently: the first one's word goes.
         featurizer.weights_ = ranks.from_first(lambda: to_arrays(trainer.weights()))
         if not watched:
@@ -290,13 +294,9 @@ def _checkpoints(
     )
 
 
-def _n_whitening_crops(featurizer: Any, images: ImageCollection) -> int:
+def _n_whitening_crops(featurizer: Any, n_images: int) -> int:
     """How many crops to measure whitening on; 0 to leave it as it is."""
-    # What is kept serves featurizers that whiten, too.
-    if not (featurizer._resolve("whiten") or featurizer.memory is not None):
-        featurizer.whitening_ = {}
-        return 0
-    n_crops = n_crops_of(len(images))
+    n_crops = n_crops_of(n_images)
     if not getattr(featurizer, "whitening_", {}):
         return n_crops
     # What many images told is better than what a few of `partial_fit` do.
@@ -306,9 +306,8 @@ def _n_whitening_crops(featurizer: Any, images: ImageCollection) -> int:
 
 
 def _learn_whitening(
-    featurizer: Any, trainer: Trainer, images: ImageCollection, seed: int
+    featurizer: Any, trainer: Trainer, images: ImageCollection, n_crops: int, seed: int
 ) -> dict[str, Affine]:
-    n_crops = featurizer.n_whitening_crops_
     batches = training_batches(
         images,
         row_intensity(featurizer, images),

@@ -178,7 +178,7 @@ class ChannelAdapter(
                 f"as channels={{{found.names[0]!r}: {images.channels[0]!r}}}."
             )
         dropped, lacking = found.mismatch(images.channels)
-        self._tell_mismatch(dropped, lacking, "" if featurizer is None else found.guess)
+        self._tell_mismatch(dropped, lacking, found.guess)
         played = [None if k is None else images.channels[k] for k in found.places]
         self.channel_map_ = dict(zip(found.names, played, strict=True))
         self.dropped_ = tuple(c for c in images.channels if c not in played)

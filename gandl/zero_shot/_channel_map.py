@@ -38,7 +38,9 @@ def match(
     Where no featurizer says which are known, those that are asked for are.
     """
     if asked is None:
-        return _by_default(known or new, new)
+        if known is None:
+            return ChannelMap(new, tuple(range(len(new))))
+        return _by_default(known, new)
     players: list[Any]
     if isinstance(asked, Mapping):
         names, players, said, own = _by_mapping(known, new, asked)
