@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from gandl._batches import tile_starts
-from gandl._embedding import tiles_at_once
+from gandl._embedding import at_once
 from gandl._files import whole_file
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
@@ -317,14 +317,18 @@ def predict(arguments: argparse.Namespace, rates: np.ndarray, here: dict) -> lis
         batch, what = settings["batch_size"], f"{name}, {size} px, {kimg:,.0f} kimg"
         n_tiles = len(tile_starts(SIDE, size)) ** 2
         # In the batches in which it is done, since launches are a batch's.
-        crop = count_embedding(config, settings["features"], tiles_at_once(size))
+        site = ImageCollection.from_array(np.zeros((1, N_STAINS, SIDE, SIDE), np.uint8))
+        crops = [
+            count_embedding(config, settings["features"], at_once(site, size, where)[1])
+            for where in ("cpu", "cuda")
+        ]
         for n_gpus in (1, 8):
             each = batch // n_gpus
             step = count_step(preset_of(config, settings, each), each)
             for card, gpu in GPUS.items():
                 comm = reduction(step.weights, n_gpus, arguments.link)
                 own = terms(step, gpu)
-                per_site = terms(crop, gpu) * n_tiles / n_gpus
+                per_site = terms(crops[1], gpu) * n_tiles / n_gpus
                 sites = [1 / float(per_site @ r) for r in (rates, eager)]
                 steps = [float(own @ r) + comm for r in (rates, eager)]
                 price = n_gpus * getattr(arguments, f"price_{card.lower()}")
@@ -332,7 +336,9 @@ def predict(arguments: argparse.Namespace, rates: np.ndarray, here: dict) -> lis
                 rows.append(
                     row_of(what, f"{n_gpus} {card}", hours, sites, price, price)
                 )
-        rows.append(on_processors(what, kimg, config, settings, crop, here, arguments))
+        rows.append(
+            on_processors(what, kimg, config, settings, crops[0], here, arguments)
+        )
     return [row | io_rates(row["sites/s"], here, arguments) for row in rows]
 
 
@@ -397,12 +403,17 @@ def io_rates(
     }
 
 
+def short(x: float) -> str:
+    """Three digits, without exponents."""
+    return f"{x:.3g}" if x < 1000 else f"{float(f'{x:.3g}'):,.0f}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     names = list(rows[0])
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
         cells = [
-            v if isinstance(v, str) else " to ".join(f"{x:,.3g}" for x in sorted(v))
+            v if isinstance(v, str) else " to ".join(map(short, sorted(v)))
             for v in row.values()
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -124,7 +124,7 @@ def measure(X: ImageCollection, width: int, repetitions: int) -> dict[str, Any]:
 
     featurizer.transform(kept[:1])  # warm
     for _ in range(repetitions):
-        with patch.object(_batches, "_N_READERS", 1):
+        with patch.object(_batches, "READERS", (1, 1)):
             found["one thread"].append(len(X) / seconds(reading_alone))
         found["reading"].append(len(X) / seconds(reading_alone))
         network = seconds(lambda: featurizer.transform(kept))

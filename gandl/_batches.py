@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from joblib import cpu_count
 
 from gandl.images import ImageCollection, image_range, scale_intensity
 
@@ -17,8 +18,9 @@ T = TypeVar("T")
 # Collections up to this size are read once and kept while training.
 _CACHE_BYTES = 2**30
 _READ_BYTES = 2**25  # of whole images in memory, while crops are cut from them
-# Threads that read files ahead: some decode while others wait for the disk.
-_N_READERS = 4
+# Threads that read files ahead, at least and at most: on two cores as well some decode
+# while others wait for the disk.
+READERS = 4, 16
 _ORDER, _CROPS = 0, 1  # streams of random numbers of one seed
 
 
@@ -172,8 +174,10 @@ def training_batches(
 
 
 def n_readers(images: ImageCollection) -> int:
-    """How many threads read ahead: several where there are files to decode."""
-    return 1 if images._source.file_sizes() is None else _N_READERS
+    """How many threads read ahead: a core's each where there are files to decode."""
+    if images._source.file_sizes() is None:
+        return 1
+    return int(np.clip(cpu_count(), *READERS))
 
 
 def reading_order(images: ImageCollection, n: int, most: int) -> list[np.ndarray]:

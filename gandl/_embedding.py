@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from gandl._batches import (
+    READERS,
     load_scaled,
     n_readers,
     pad_to,
     read_ahead,
     reading_order,
     regrouped,
+    tile_starts,
     tiles,
 )
 from gandl._tensors import upload
@@ -31,6 +33,9 @@ _TILE_PIXELS = BATCH * 128**2
 # Unless one image is larger: what goes through the network at a time, what a thread
 # reads at a time, and what is read ahead.
 _CHUNK_BYTES, _PIECE_BYTES, _AHEAD_BYTES = 2**25, 2**24, 2**27
+# A GPU is through with a batch of a processor before the next operations are launched:
+# so many times as many tiles at once there, from so many times as many bytes.
+_GPU_TILES, _GPU_CHUNKS = 16, 8
 
 
 def embed(
@@ -50,9 +55,7 @@ def embed(
     Views are an image's tiles and, where these are fewer than ``n_views``, their flips
     and turns. ``whitening`` is a mean to subtract and a matrix to multiply with.
     """
-
-    n_tiles = tiles_at_once(size)
-    n_images = min(BATCH, _images_in(_CHUNK_BYTES, images))
+    n_images, n_tiles = at_once(images, size, device)
     affine = whitening and [torch.from_numpy(np.array(a)).to(device) for a in whitening]
     loaded = _cut(images, intensity_range, size, n_images)
     embedded = []
@@ -90,9 +93,26 @@ def _cut(
 
     most = _images_in(_AHEAD_BYTES, images)
     pieces = reading_order(images, min(n, _images_in(_PIECE_BYTES, images)), most)
-    n_ahead = max(1, most // max(map(len, pieces)))
     n_threads = n_readers(images)
+    # The bytes are those of the least number of readers.
+    n_ahead = max(1, most * max(1, n_threads // READERS[0]) // max(map(len, pieces)))
     return read_ahead(load, pieces, n_threads, min(n_ahead, 2 * n_threads))
+
+
+def at_once(images: ImageCollection, size: int, device: str) -> tuple[int, int]:
+    """How many images, and how many of their tiles, the network sees at once."""
+    most, n_tiles = _images_in(_CHUNK_BYTES, images), tiles_at_once(size)
+    if torch.device(device).type == "cpu":
+        return min(BATCH, most), n_tiles
+    each = math.prod(len(tile_starts(max(n, size), size)) for n in images.shape[2:])
+    most = min(BATCH * _GPU_TILES, most * _GPU_CHUNKS)
+    # In a number that kernels like.
+    n_tiles = min(n_tiles * _GPU_TILES, 2 ** ((most * each).bit_length() - 1))
+
+    def tiles_of_an_image(n: int) -> float:  # with those that fill the last batch up
+        return -(-n * each // n_tiles) * n_tiles / n
+
+    return min(range(most, 0, -1), key=tiles_of_an_image), n_tiles
 
 
 def _images_in(n_bytes: int, images: ImageCollection) -> int:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tifffile
 
+import gandl._batches
 import gandl._embedding
 import gandl.images._sources
-from gandl._embedding import embed
+from gandl._batches import tile_starts
+from gandl._embedding import at_once, embed
 from gandl.images import ImageCollection
 
 SIZE = 32
@@ -68,6 +70,27 @@ def test_each_file_is_read_once(X, pixels, read, monkeypatch, images_at_once, cu
     if cut:
         means = embedding.reshape(9, 6, 2).mean(axis=1)
         np.testing.assert_allclose(means, embedded(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_embedding_is_the_same_with_as_much_at_once_as_on_a_gpu(X, monkeypatch, cut):
+    images = X.tile(SIZE) if cut else X
+    expected = embedded(images)
+    on_a_gpu = at_once(images, SIZE, "cuda")
+    monkeypatch.setattr(gandl._embedding, "at_once", lambda *_: on_a_gpu)
+    monkeypatch.setattr(gandl._batches, "READERS", (16, 16))
+    assert np.array_equal(embedded(images), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 68, 68), (5, 1080, 1080), (1, 2160, 2560)])
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_gpu_sees_more_at_once_and_little_of_it_is_filling(shape, size):
+    images = ImageCollection.from_array(np.zeros((1, *shape), np.uint8))
+    n_images, n_tiles = at_once(images, size, "cuda")
+    on_the_cpu = at_once(images, size, "cpu")
+    assert n_images * n_tiles >= 8 * np.prod(on_the_cpu)
+    n_seen = n_images * np.prod([len(tile_starts(n, size)) for n in shape[1:]])
+    assert -(-n_seen // n_tiles) * n_tiles <= 1.15 * n_seen
 
 
 def test_a_file_that_cannot_be_read_is_named(X, tmp_path):
