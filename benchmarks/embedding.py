@@ -36,12 +36,12 @@ import pandas as pd
 import torch
 from _methods import DTYPE, FIXED, METHODS, find_method
 from _tasks import Data, load
-from scipy.stats import spearmanr
 
 from gandl._diagnostics import mean_average_precision
 from gandl._files import whole_file
 
-# The score of a task that label-free ones are held against: the first that it has.
+# The score of a task by which embeddings are held against the untrained one's: the
+# first that it has.
 LABELLED = ("AUC", "balanced accuracy", "accuracy")
 
 
@@ -189,25 +189,28 @@ def gain(ours: list[dict], plain: list[dict]) -> str:
 def label_free(results: list[dict], name: str) -> str:
     """How well scores without labels rank embeddings by their scores with labels.
 
-    Spearman's rank correlation over the checkpoints and seeds of a method, of
-    replicate agreement and of minus the Fréchet distance with the mean over folds.
+    Spearman's rank correlation of replicate agreement, and of minus the Fréchet
+    distance, with each score's mean over folds: over the checkpoints of a method, all
+    seeds together, and over all embeddings of all methods.
     """
     rows = []
     chosen = [r for r in results if r["data"] == name and r["task"] != "nuisances"]
-    for task, method in dict.fromkeys((r["task"], r["method"]) for r in chosen):
-        mine = [r for r in chosen if (r["task"], r["method"]) == (task, method)]
-        if len(mine) < 4:
-            continue
-        folds = [pd.DataFrame(r["folds"]).mean() for r in mine]
-        score = next(s for s in LABELLED if s in folds[0])
-        labelled = [fold[score] for fold in folds]
-        row = {"task": task, "method": method, "score": score, "checkpoints": len(mine)}
-        agreement = [r["replicate agreement"] for r in mine]
-        row["replicate agreement"] = spearmanr(agreement, labelled).statistic
-        if mine[0]["Fréchet distance"] is not None:
-            nearness = [-r["Fréchet distance"] for r in mine]
-            row["Fréchet distance"] = spearmanr(nearness, labelled).statistic
-        rows.append(row)
+    for task in dict.fromkeys(r["task"] for r in chosen):
+        mine = [r for r in chosen if r["task"] == task]
+        among = {"all": mine}
+        for method in dict.fromkeys(r["method"] for r in mine):
+            among[method] = [r for r in mine if r["method"] == method]
+        for method, some in among.items():
+            labelled = pd.DataFrame([pd.DataFrame(r["folds"]).mean() for r in some])
+            for free, sign in (("replicate agreement", 1), ("Fréchet distance", -1)):
+                values = pd.Series([r[free] for r in some], dtype=float)
+                if len(some) < 4 or values.isna().any():
+                    continue
+                row = {"task": task, "of": method, "embeddings": len(some), "by": free}
+                rows.append(
+                    row
+                    | (sign * labelled.corrwith(values, method="spearman")).to_dict()
+                )
     return pd.DataFrame(rows).round(2).to_string(index=False) if rows else ""
 
 

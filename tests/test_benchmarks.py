@@ -81,6 +81,23 @@ def test_embedding(tmp_path, monkeypatch, capsys):
         run(embedding, monkeypatch, "--methods", "nothing")
 
 
+def test_rank_correlation_of_scores_without_labels():
+    import embedding
+
+    common = {"data": "d", "task": "t", "method": "m", "Fréchet distance": 1.0}
+    results = [
+        common
+        | {"replicate agreement": agreement, "Fréchet distance": distance}
+        | {"folds": [{"AUC": auc - 0.1}, {"AUC": auc + 0.1}]}
+        for agreement, distance, auc in zip(
+            (0.1, 0.2, 0.3, 0.4), (4, 3, 2, 5), (0.5, 0.7, 0.6, 0.8), strict=True
+        )
+    ]
+    lines = embedding.label_free(results, "d").splitlines()
+    assert [line.split()[-1] for line in lines if " m " in line] == ["0.8", "-0.4"]
+    assert embedding.label_free(results[:3], "d") == ""
+
+
 def test_reading(tmp_path, monkeypatch, capsys):
     import reading
 
