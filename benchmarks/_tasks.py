@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -67,8 +67,28 @@ class Data:
 
 
 def load(name: str) -> Data:
-    """A data set by name: "mitocheck", "bbbc021" or "screen"."""
-    return {"mitocheck": _mitocheck, "bbbc021": _bbbc021, "screen": _screen}[name]()
+    """A data set by name: "mitocheck", "bbbc021" or "screen"; "bbbc021 by stain"."""
+    sets = {"mitocheck": _mitocheck, "bbbc021": _bbbc021, "screen": _screen}
+    plain = name.removesuffix(" by stain")
+    return sets[name]() if plain == name else _by_stain(sets[plain]())
+
+
+def _by_stain(data: Data) -> Data:
+    """Each stain of an image is an image by itself, in training and in embedding."""
+    pixels = np.asarray(data.images)
+    if data.intensity_range is not None:
+        low, high = np.moveaxis(data.intensity_range, -1, 0)[:, :, None, None]
+        pixels = np.clip((pixels - low) / (high - low), 0, 1).astype(np.float32)
+    n, n_stains, *extent = pixels.shape
+    apart = replace(
+        data,
+        name=f"{data.name} by stain",
+        images=ImageCollection.from_array(pixels.reshape(n * n_stains, 1, *extent)),
+        embedded=[ImageCollection.from_array(pixels[:, [k]]) for k in range(n_stains)],
+    )
+    if data.intensity_range is not None:
+        apart.intensity_range = np.array([[0.0, 1.0]])
+    return apart
 
 
 def read_folder(name: str) -> tuple[ImageCollection, pd.DataFrame]:

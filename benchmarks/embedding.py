@@ -17,7 +17,8 @@ neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held ou
 mechanisms of action by nearest profile of another compound; the share of controls'
 variance that is plate, well position, brightness or focus, before and after
 `TypicalVariationNormalizer`. On MitoCheck, BBBC021 (each crop's brightness removed),
-and `make_screen`.
+and `make_screen`; on "bbbc021 by stain" and "screen by stain" one network learns from
+stains as images of one channel, and embeds each.
 """
 
 from __future__ import annotations

@@ -81,6 +81,25 @@ def test_embedding(tmp_path, monkeypatch, capsys):
         run(embedding, monkeypatch, "--methods", "nothing")
 
 
+@pytest.mark.parametrize("intensity", ["image", "dataset"])
+def test_stains_apart_are_scaled_as_they_are_together(intensity):
+    import _methods
+    import _tasks
+
+    pixels = np.random.default_rng(0).integers(0, 4000, (6, 3, 64, 64), dtype="uint16")
+    images = ImageCollection.from_array(pixels)
+    data = _tasks.Data("tiny", images, intensity, [], pd.Series(range(6)))
+    apart = _tasks._by_stain(data)
+    assert apart.images.shape == (18, 1, 64, 64)
+    found, expected = (
+        next(_methods.statistics(d, 1.0, 0)).features.reshape(6, -1)
+        for d in (apart, data)
+    )
+    # A statistic of three stains there, a stain's seven statistics here.
+    expected = expected.reshape(6, 7, 3).swapaxes(1, 2).reshape(6, 21)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_rank_correlation_of_scores_without_labels():
     import embedding
 
