@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -174,10 +176,13 @@ def training_batches(
 
 
 def n_readers(images: ImageCollection) -> int:
-    """How many threads read ahead: a core's each where there are files to decode."""
+    """How many threads read ahead: one a core where there are files to decode."""
     if images._source.file_sizes() is None:
         return 1
-    return int(np.clip(cpu_count(), *READERS))
+    if multiprocessing.parent_process() is not None:  # others have cores, too
+        return READERS[0]
+    n_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+    return int(np.clip(cpu_count() // n_ranks, *READERS))
 
 
 def reading_order(images: ImageCollection, n: int, most: int) -> list[np.ndarray]:

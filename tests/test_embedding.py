@@ -1,5 +1,6 @@
 """Images on the way from files to the network."""
 
+import multiprocessing
 from collections import Counter
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import tifffile
 import gandl._batches
 import gandl._embedding
 import gandl.images._sources
-from gandl._batches import tile_starts
+from gandl._batches import n_readers, tile_starts
 from gandl._embedding import at_once, embed
 from gandl.images import ImageCollection
 
@@ -80,6 +81,18 @@ def test_embedding_is_the_same_with_as_much_at_once_as_on_a_gpu(X, monkeypatch, 
     monkeypatch.setattr(gandl._embedding, "at_once", lambda *_: on_a_gpu)
     monkeypatch.setattr(gandl._batches, "READERS", (16, 16))
     assert np.array_equal(embedded(images), expected)
+
+
+def test_as_many_threads_read_as_there_are_cores(X, monkeypatch):
+    expected = {1: 4, 2: 4, 6: 6, 64: 16}
+    for cores, n in expected.items():
+        monkeypatch.setattr(gandl._batches, "cpu_count", lambda cores=cores: cores)
+        assert n_readers(X) == n
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert n_readers(X) == 8
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "another")
+    assert n_readers(X) == 4
+    assert n_readers(ImageCollection.from_array(np.zeros((2, 1, 8, 8)))) == 1
 
 
 @pytest.mark.parametrize("shape", [(3, 68, 68), (5, 1080, 1080), (1, 2160, 2560)])
