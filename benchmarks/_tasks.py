@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from gandl import ImageCollection
-from gandl.images import percentile_range
+from gandl.images import percentile_range, scale_intensity
 from gandl.profiles import TypicalVariationNormalizer
 
 BUDGETS = (1, 5, 20)
@@ -77,8 +77,7 @@ def _by_stain(data: Data) -> Data:
     """Each stain of an image is an image by itself, in training and in embedding."""
     pixels = np.asarray(data.images)
     if data.intensity_range is not None:
-        low, high = np.moveaxis(data.intensity_range, -1, 0)[:, :, None, None]
-        pixels = np.clip((pixels - low) / (high - low), 0, 1).astype(np.float32)
+        pixels = (scale_intensity(pixels, data.intensity_range) + 1) / 2
     n, n_stains, *extent = pixels.shape
     apart = replace(
         data,
