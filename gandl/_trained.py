@@ -79,10 +79,11 @@ def whitening_of(featurizer: Any) -> Affine | None:
     features = featurizer._resolve("features")
     if not featurizer._resolve("whiten") or features == "penultimate":
         return None
-    if not featurizer.whitening_:
+    if str(features) not in featurizer.whitening_:
         raise ValueError(
-            "whiten=True, but this featurizer was fitted with whiten=False and has "
-            "not measured what to whiten by: fit it again."
+            f"whiten=True, but this featurizer was fitted with whiten=False, or by a "
+            f"version without features={features!r}, and has not measured what to "
+            "whiten by: fit it again."
         )
     return featurizer.whitening_[str(features)]
 

@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from gandl._embedding import take
 from gandl.gan import Discriminator
 from gandl.gan._augment import random_view
+from gandl.gan._discriminator import pool
 
 Affine = tuple[np.ndarray, np.ndarray]
 
@@ -33,18 +34,26 @@ def learn_whitening(
     n_crops: int,
     rng: torch.Generator,
 ) -> dict[str, Affine]:
-    """Mean and matrix, float32, for "pooled" features and for those of each block."""
-    mean, deviation, covariance = view_statistics(
-        lambda crops: network.embed(crops, "pooled"), batches, n_crops, rng
-    )
-    parts, start = {"pooled": slice(None)}, 0
-    for height, width in network.block_widths.items():
-        parts[str(height)] = slice(start, start + 2 * width)
-        start += 2 * width
-    return {
-        name: whitening(mean[part], deviation[part], covariance[part, part])
-        for name, part in parts.items()
+    """Mean and matrix, float32, for each choice of features that is whitened."""
+
+    def embed(crops: torch.Tensor) -> torch.Tensor:
+        maps = network.trunk(crops)
+        return torch.cat([pool(x, way) for way in (False, True) for x in maps], dim=1)
+
+    pooled, central = np.split(_embed_views(embed, batches, n_crops, rng), 2, axis=2)
+    mean, deviation, covariance = _statistics(pooled)
+    affine = {
+        "pooled": whitening(mean, deviation, covariance),
+        "central": whitening(*_statistics(central)),
     }
+    start = 0
+    for height, width in network.block_widths.items():
+        part = slice(start, start + 2 * width)
+        affine[str(height)] = whitening(
+            mean[part], deviation[part], covariance[part, part]
+        )
+        start += 2 * width
+    return affine
 
 
 def view_statistics(
@@ -61,12 +70,27 @@ def view_statistics(
     the deviations, averaged over crops: within-class covariance, each image a class
     (Hatch et al. 2006). ``size`` is the height and width of the views.
     """
+    return _statistics(_embed_views(embed, batches, n_crops, rng, size))
+
+
+def _embed_views(
+    embed: Callable[[torch.Tensor], torch.Tensor],
+    batches: Iterable[torch.Tensor],
+    n_crops: int,
+    rng: torch.Generator,
+    size: int | None = None,
+) -> np.ndarray:
+    """Embeddings (n_crops, 3, d) of crops and of two views of each."""
 
     def crop_and_views(crops: torch.Tensor) -> torch.Tensor:
         views = [random_view(crops, rng, size), random_view(crops, rng, size)]
         return torch.stack([embed(crops), *map(embed, views)], dim=1)
 
-    embedded = take(crop_and_views, batches, n_crops).astype(np.float64)
+    return take(crop_and_views, batches, n_crops)
+
+
+def _statistics(embedded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    embedded = embedded.astype(np.float64)
     scaler = StandardScaler().fit(embedded[:, 0])
     change = (embedded[:, 1] - embedded[:, 2]) / scaler.scale_
     return scaler.mean_, scaler.scale_, change.T @ change / (2 * len(change))

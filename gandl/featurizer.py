@@ -47,16 +47,18 @@ class GANDLFeaturizer(
         "paper" is GAN-DL as published [1]_, with the constants of StyleGAN2 [2]_ where
         the paper is silent: no contrast, the penultimate layer as embedding, a large
         network that needs a GPU for days.
-    features : {"pooled", "penultimate"} or int, default=None
+    features : {"pooled", "central", "penultimate"} or int, default=None
         The embedding. "pooled": mean and standard deviation over positions of every
-        block's output, concatenated; an int: the same of the block whose output has
-        that height in pixels; "penultimate": the layer before the logit.
+        block's output, concatenated; "central": the same, positions weighted by a
+        Gaussian about the centre (of each tile), for crops of single cells whose
+        neighbours are not asked about; an int: as "pooled", of the block whose output
+        has that height in pixels; "penultimate": the layer before the logit.
     n_views : int, default=None
         How many views of an image are embedded and averaged, 1 to 8: its tiles and,
         where these are fewer, their flips and turns, as far as they are needed. Eight
         are eight times the work for images of one tile, no more for large ones.
     whiten : bool, default=None
-        Whether "pooled" features, or those of a block, are standardised and multiplied
+        Whether features, but "penultimate" ones, are standardised and multiplied
         by the inverse root of how they vary between augmented views of one crop [4]_,
         which ``fit`` measures when training has ended: what such views do not share is
         no biology.

@@ -70,7 +70,8 @@ PLATES = np.tile(["p1", "p2", "p3", "p4"], 6)
 
 
 @pytest.mark.parametrize(
-    ("features", "length"), [("pooled", 48), ("penultimate", 8), (16, 16), (4, 16)]
+    ("features", "length"),
+    [("pooled", 48), ("central", 48), ("penultimate", 8), (16, 16), (4, 16)],
 )
 def test_choice_of_embedding(images, fitted, features, length):
     """The choice is made at transform: training does not depend on it."""
@@ -473,7 +474,7 @@ def test_its_own_memory_spares_a_gan_for_each_embedding(images, tmp_path, monkey
     one_fit = len(steps)
     model = pipeline().set_params(gandl__memory=str(tmp_path))
     layers = {
-        "gandl__features": ["pooled", 8, "penultimate"],
+        "gandl__features": ["pooled", "central", 8, "penultimate"],
         "gandl__n_views": [1, 2],
         "gandl__whiten": [False, True],
         "svm__C": [0.1, 1],

@@ -111,7 +111,7 @@ def fitted(images):
     ).fit(images)
 
 
-@pytest.mark.parametrize("features", ["pooled", 16, 8, 4])
+@pytest.mark.parametrize("features", ["pooled", "central", 16, 8, 4])
 def test_embedding_is_whitened_after_views_are_averaged(images, fitted, features):
     raw = with_parameters(fitted, features=features, whiten=False).transform(images)
     mean, matrix = fitted.whitening_[str(features)]
@@ -209,6 +209,16 @@ def test_whitening_that_was_not_measured_is_asked_for_clearly(images, fitted):
     other = clone(fitted).set_params(whiten=False, max_kimg=0).fit(images)
     with pytest.raises(ValueError, match="fitted with whiten=False"):
         other.set_params(whiten=True).transform(images)
+    older = pickle.loads(pickle.dumps(fitted)).set_params(features="central")
+    del older.whitening_["central"]
+    with pytest.raises(ValueError, match="a version without features='central'"):
+        older.transform(images)
+
+
+def test_central_features_are_whitened_by_views_of_their_own(images, fitted):
+    pooled, central = (fitted.whitening_[name][1] for name in ("pooled", "central"))
+    assert central.shape == pooled.shape
+    assert not np.allclose(central, pooled)
 
 
 def with_parameters(fitted, **parameters):

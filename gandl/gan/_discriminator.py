@@ -26,6 +26,8 @@ from gandl.gan._operators import downsample, downsample_edge, upsample_edge
 # an image's standard deviation, the next a sixth. A gradient penalty, and weights of
 # one size, then keep the discriminator from seeing anything but large shapes.
 BAND_GAINS = (8.0, 4.0)
+# Of the Gaussian that weighs positions in "central", in heights of a map.
+CENTRAL_DEVIATION = 0.2
 
 
 def with_detail(images: Tensor) -> Tensor:
@@ -259,9 +261,10 @@ class Discriminator(nn.Module):
         ----------
         images : Tensor of shape (N, C, size, size)
             Images in [-1, 1].
-        features : {"pooled", "penultimate"} or int
+        features : {"pooled", "central", "penultimate"} or int
             "pooled": mean and standard deviation over positions of every block's
-            output, concatenated; an int: the same of the block whose output has that
+            output, concatenated; "central": the same, positions weighted by a Gaussian
+            about the centre; an int: as "pooled", of the block whose output has that
             height in pixels; "penultimate": the layer before the logit.
 
         Returns
@@ -269,8 +272,9 @@ class Discriminator(nn.Module):
         Tensor of shape (N, d), float32
             The embeddings.
         """
-        if features == "pooled":
-            return torch.cat([_pool(x) for x in self.trunk(images)], dim=1)
+        if features in ("pooled", "central"):
+            central = features == "central"
+            return torch.cat([pool(x, central) for x in self.trunk(images)], dim=1)
         if features == "penultimate":
             x = self.trunk(images)[-1]
             stddev = None
@@ -278,21 +282,37 @@ class Discriminator(nn.Module):
                 stddev = self.mean_stddev.expand(len(x), 1, 1, 1)
             return self.penultimate(x, stddev)
         n_blocks = list(self.block_widths).index(int(features)) + 1
-        return _pool(self.trunk(images, n_blocks)[-1])
+        return pool(self.trunk(images, n_blocks)[-1])
 
 
 def embedding_length(features: str | int, widths: dict[int, int]) -> int:
     """Length of the embedding, given ``block_widths``."""
-    if features == "pooled":
+    if features in ("pooled", "central"):
         return 2 * sum(widths.values())
     if features == "penultimate":
         return widths[4]
     return 2 * widths[int(features)]
 
 
-def _pool(x: Tensor) -> Tensor:
+def pool(x: Tensor, central: bool = False) -> Tensor:
+    """Mean and standard deviation over positions of maps (N, width, H, H)."""
     x = at_least_float32(x)
-    mean = x.mean(dim=(2, 3), keepdim=True)
     # Not by std, which is ten times slower over positions of channels_last maps.
-    variance = (x - mean).square_().mean(dim=(2, 3))
+    if central:
+        weights = position_weights(x.shape[2], x.device).to(x.dtype)
+        mean = (x * weights).sum(dim=(2, 3), keepdim=True)
+        variance = (x - mean).square_().mul_(weights).sum(dim=(2, 3))
+    else:
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        variance = (x - mean).square_().mean(dim=(2, 3))
     return torch.cat([mean[:, :, 0, 0], variance.sqrt()], dim=1)
+
+
+@lru_cache
+def position_weights(n: int, device: torch.device) -> Tensor:
+    """Weights (n, n), of sum 1, of a square map's positions in "central"."""
+    with torch.inference_mode(False), torch.no_grad():
+        places = (torch.arange(n) + 0.5) / n - 0.5
+        weights = (-0.5 * (places / CENTRAL_DEVIATION).square()).exp()
+        weights = weights / weights.sum()
+        return torch.outer(weights, weights).to(device)

@@ -65,7 +65,7 @@ def test_detail_makes_fine_structure_count(images):
 
 
 @pytest.mark.parametrize("detail", [False, True])
-@pytest.mark.parametrize("features", ["pooled", "penultimate", 16, 4])
+@pytest.mark.parametrize("features", ["pooled", "central", "penultimate", 16, 4])
 def test_embedding_of_an_image_is_its_own(images, features, detail):
     network = make(detail=detail).eval()
     together = network.embed(images, features).detach()
@@ -95,6 +95,39 @@ def test_pooled_is_mean_and_deviation_of_every_block(images):
         np.concatenate(expected, axis=1),
         atol=1e-5,
     )
+
+
+def test_central_is_weighted_by_a_gaussian_about_the_centre(images):
+    network = make()
+    expected = []
+    for x in network.trunk(images):
+        x, n = x.detach().numpy().astype(np.float64), x.shape[2]
+        rows, columns = (np.indices((n, n)) - (n - 1) / 2) / n
+        weights = np.exp(-(rows**2 + columns**2) / (2 * 0.2**2))
+        weights /= weights.sum()
+        mean = (x * weights).sum(axis=(2, 3))
+        square = (x**2 * weights).sum(axis=(2, 3))
+        expected += [mean, np.sqrt(square - mean**2)]
+    np.testing.assert_allclose(
+        network.embed(images, "central").detach(),
+        np.concatenate(expected, axis=1),
+        atol=1e-5,
+    )
+
+
+def test_central_sees_less_of_the_border_than_of_the_centre(images):
+    network = make()
+
+    def change(features, rows):
+        other = images.clone()
+        other[:, :, rows] += 0.5
+        first, second = (network.embed(x, features) for x in (images, other))
+        return (first - second).norm().item()
+
+    def share(features):  # of what changes with four rows of pixels
+        return change(features, slice(4)) / change(features, slice(14, 18))
+
+    assert share("central") < 0.5 * share("pooled")
 
 
 def test_penultimate_uses_the_mean_of_the_statistic(images):
