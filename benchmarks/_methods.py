@@ -196,8 +196,15 @@ def pca(data: Data, minutes: float, seed: int) -> Iterator:
     yield Embedding(PCA(100, random_state=seed).fit_transform(pixels))
 
 
+def _is_central(features: str) -> bool:
+    if features not in ("pooled", "central"):
+        raise SystemExit(f'features={features!r} is to be "pooled" or "central" here.')
+    return features == "central"
+
+
 def imagenet(features: str = "pooled") -> Callable[..., Iterator]:
     """ImageNet's EfficientNet-Lite0 on each channel at 128 pixels, concatenated."""
+    central = _is_central(features)
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         try:
@@ -218,7 +225,7 @@ def imagenet(features: str = "pooled") -> Callable[..., Iterator]:
                 maps = network.extract_features(
                     grey.contiguous(memory_format=torch.channels_last)
                 )
-            means, _ = pool(maps, features == "central").chunk(2, dim=1)
+            means, _ = pool(maps, central).chunk(2, dim=1)
             return means.reshape(n, -1)
 
         yield Embedding(embed_all(data, embed, view_size=_size(data)))
@@ -283,6 +290,7 @@ def _gandl(data: Data, preset: str, **changes: Any) -> tuple[GANConfig, dict[str
 
 def untrained(features: str = "pooled") -> Callable[..., Iterator]:
     """The discriminator before training."""
+    _is_central(features)
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         network = Trainer(_gandl(data, "default")[0], seed).discriminator
@@ -317,6 +325,7 @@ def _self_supervised(
     loss: Callable[[Tensor, Tensor], Tensor], width: int, features: str = "pooled"
 ) -> Callable[..., Iterator]:
     """Two views through a trunk of the default's shape; AdamW 2e-3, batch 96."""
+    _is_central(features)
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         config, _ = _gandl(data, "default", detail=False)

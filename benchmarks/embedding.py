@@ -7,7 +7,8 @@ and writes every fold's score at every checkpoint of training to a JSON file. Le
 methods have the same minutes each, of processor time.
 "gandl" and "paper" take parameters of the featurizer that are to differ:
 ``--methods "gandl,gandl adversarial_batch=8 detail=false"``; "ImageNet", "SimCLR",
-"VICReg" and "untrained" take ``features``: ``'untrained features="central"'``.
+"VICReg" and "untrained" take ``features``, "pooled" or "central":
+``'untrained features="central"'``.
 
 All of it takes many hours. Runs that were made before for the same minutes, in one file
 or several, join the table by ``--join``, and are not made again; ``--methods ""`` then

@@ -166,7 +166,7 @@ def check_features(features: str | int, config: GANConfig) -> None:
     if features == "penultimate" and not config.adversarial_batch:
         raise ValueError(
             'features="penultimate" belongs to the adversarial game, which '
-            'adversarial_batch=0 leaves out: choose "pooled" or a block.'
+            'adversarial_batch=0 leaves out: choose "pooled", "central" or a block.'
         )
     if not isinstance(features, str) and features not in blocks:
         raise ValueError(

@@ -80,10 +80,10 @@ def whitening_of(featurizer: Any) -> Affine | None:
     if not featurizer._resolve("whiten") or features == "penultimate":
         return None
     if str(features) not in featurizer.whitening_:
+        how = "by an earlier version" if featurizer.whitening_ else "with whiten=False"
         raise ValueError(
-            f"whiten=True, but this featurizer was fitted with whiten=False, or by a "
-            f"version without features={features!r}, and has not measured what to "
-            "whiten by: fit it again."
+            f"whiten=True, but this featurizer was fitted {how} and has not measured "
+            f"what to whiten features={features!r} by: fit it again."
         )
     return featurizer.whitening_[str(features)]
 

@@ -90,6 +90,7 @@ def _embed_views(
 
 
 def _statistics(embedded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `view_statistics` returns, of what `_embed_views` does."""
     embedded = embedded.astype(np.float64)
     scaler = StandardScaler().fit(embedded[:, 0])
     change = (embedded[:, 1] - embedded[:, 2]) / scaler.scale_

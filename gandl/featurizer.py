@@ -49,19 +49,17 @@ class GANDLFeaturizer(
         network that needs a GPU for days.
     features : {"pooled", "central", "penultimate"} or int, default=None
         The embedding. "pooled": mean and standard deviation over positions of every
-        block's output, concatenated; "central": the same, positions weighted by a
-        Gaussian about the centre (of each tile), for crops of single cells whose
-        neighbours are not asked about; an int: as "pooled", of the block whose output
-        has that height in pixels; "penultimate": the layer before the logit.
+        block's output; "central": weighted by a Gaussian about the centre, for crops of
+        one cell and one tile where neighbours do not count; an int: of the block whose
+        output has that height; "penultimate": the layer before the logit.
     n_views : int, default=None
         How many views of an image are embedded and averaged, 1 to 8: its tiles and,
         where these are fewer, their flips and turns, as far as they are needed. Eight
         are eight times the work for images of one tile, no more for large ones.
     whiten : bool, default=None
-        Whether features, but "penultimate" ones, are standardised and multiplied
-        by the inverse root of how they vary between augmented views of one crop [4]_,
-        which ``fit`` measures when training has ended: what such views do not share is
-        no biology.
+        Whether features, unless "penultimate", are standardised and multiplied by the
+        inverse root of how they vary between augmented views of one crop [4]_, measured
+        when training has ended: what such views do not share is no biology.
     image_size : int, default=None
         Height and width, in pixels, of the crops trained on: a power of two from 32 to
         1024. None: the largest not above the images' height and width, within 32 to

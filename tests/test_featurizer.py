@@ -82,6 +82,19 @@ def test_choice_of_embedding(images, fitted, features, length):
     assert np.array_equal(same.transform(images), other.transform(images))
 
 
+def test_central_features_are_not_those_of_tiles(images):
+    X = np.tile(images, (1, 1, 2, 2))
+    tiled = tiny(image_size=32)
+    with pytest.raises(ValueError, match=r"64 x 64 pixels .* by tiles of 32: .* image"):
+        clone(tiled).set_params(features="central").fit(X)
+    tiled.fit(X).set_params(features="central")
+    with pytest.raises(ValueError, match="embedded by tiles of 32"):
+        tiled.transform(X)
+    # An eighth of a tile is left out at either border.
+    cells = X[..., :40, :40]
+    assert tiled.set_params(max_kimg=0).fit(cells).transform(cells).shape == (24, 48)
+
+
 def test_a_block_that_is_not_there_is_named(images, fitted):
     with pytest.raises(ValueError, match=r"features=32 .* \[4, 8, 16\]"):
         clone(fitted).set_params(features=32).fit(images)

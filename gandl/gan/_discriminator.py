@@ -295,15 +295,18 @@ def embedding_length(features: str | int, widths: dict[int, int]) -> int:
 
 
 def pool(x: Tensor, central: bool = False) -> Tensor:
-    """Mean and standard deviation over positions of maps (N, width, H, H)."""
+    """Mean and standard deviation (N, 2 * width) over positions of maps.
+
+    Weighted by `position_weights` if ``central``; then maps are square.
+    """
     x = at_least_float32(x)
-    # Not by std, which is ten times slower over positions of channels_last maps.
     if central:
         weights = position_weights(x.shape[2], x.device).to(x.dtype)
         mean = (x * weights).sum(dim=(2, 3), keepdim=True)
         variance = (x - mean).square_().mul_(weights).sum(dim=(2, 3))
     else:
         mean = x.mean(dim=(2, 3), keepdim=True)
+        # Not by std, which is ten times slower over positions of channels_last maps.
         variance = (x - mean).square_().mean(dim=(2, 3))
     return torch.cat([mean[:, :, 0, 0], variance.sqrt()], dim=1)
 
