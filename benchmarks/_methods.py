@@ -55,6 +55,10 @@ class Embedding:
     frechet: float | None = None
 
 
+# Of a data set, minutes, and a seed.
+Method = Callable[[Data, float, int], Iterator[Embedding]]
+
+
 @dataclass
 class Learner:
     """What trains by batches: a step, the embedding of a batch, and drawn images."""
@@ -196,15 +200,14 @@ def pca(data: Data, minutes: float, seed: int) -> Iterator:
     yield Embedding(PCA(100, random_state=seed).fit_transform(pixels))
 
 
-def _is_central(features: str) -> bool:
+def _check_features(features: str) -> None:
     if features not in ("pooled", "central"):
         raise SystemExit(f'features={features!r} is to be "pooled" or "central" here.')
-    return features == "central"
 
 
-def imagenet(features: str = "pooled") -> Callable[..., Iterator]:
+def imagenet(features: str = "pooled") -> Method:
     """ImageNet's EfficientNet-Lite0 on each channel at 128 pixels, concatenated."""
-    central = _is_central(features)
+    _check_features(features)
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         try:
@@ -225,7 +228,7 @@ def imagenet(features: str = "pooled") -> Callable[..., Iterator]:
                 maps = network.extract_features(
                     grey.contiguous(memory_format=torch.channels_last)
                 )
-            means, _ = pool(maps, central).chunk(2, dim=1)
+            means, _ = pool(maps, features == "central").chunk(2, dim=1)
             return means.reshape(n, -1)
 
         yield Embedding(embed_all(data, embed, view_size=_size(data)))
@@ -288,9 +291,9 @@ def _gandl(data: Data, preset: str, **changes: Any) -> tuple[GANConfig, dict[str
     return make_config(options.__getitem__, data.images), options
 
 
-def untrained(features: str = "pooled") -> Callable[..., Iterator]:
+def untrained(features: str = "pooled") -> Method:
     """The discriminator before training."""
-    _is_central(features)
+    _check_features(features)
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         network = Trainer(_gandl(data, "default")[0], seed).discriminator
@@ -299,7 +302,7 @@ def untrained(features: str = "pooled") -> Callable[..., Iterator]:
     return method
 
 
-def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
+def gandl(preset: str = "default", **changes: Any) -> Method:
     """`GANDLFeaturizer`, with parameters changed."""
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
@@ -323,9 +326,9 @@ def gandl(preset: str = "default", **changes: Any) -> Callable[..., Iterator]:
 
 def _self_supervised(
     loss: Callable[[Tensor, Tensor], Tensor], width: int, features: str = "pooled"
-) -> Callable[..., Iterator]:
+) -> Method:
     """Two views through a trunk of the default's shape; AdamW 2e-3, batch 96."""
-    _is_central(features)
+    _check_features(features)
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
         config, _ = _gandl(data, "default", detail=False)
@@ -407,8 +410,6 @@ def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
     learner = Learner(step, code, 32, view_size=config.size)
     return learn(data, learner, minutes, seed)
 
-
-Method = Callable[[Data, float, int], Iterator[Embedding]]
 
 # Those that take parameters: all of the featurizer's, or "features" alone.
 CHANGEABLE: dict[str, Callable[..., Method]] = {

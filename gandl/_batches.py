@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 from collections import deque
@@ -65,6 +66,11 @@ def tile_starts(extent: int, size: int) -> np.ndarray:
     margin = max(0, extent - n_tiles * size) // 2
     step = size if n_tiles * size <= extent else (extent - size) / (n_tiles - 1)
     return margin + (np.arange(n_tiles) * step).round().astype(int)
+
+
+def n_tiles_of(extents: Sequence[int], size: int) -> int:
+    """How many tiles an image of a height and width is cut into, padded if smaller."""
+    return math.prod(len(tile_starts(max(n, size), size)) for n in extents)
 
 
 def tiles(image: np.ndarray, size: int) -> np.ndarray:

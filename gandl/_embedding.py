@@ -14,11 +14,11 @@ from gandl._batches import (
     READERS,
     load_scaled,
     n_readers,
+    n_tiles_of,
     pad_to,
     read_ahead,
     reading_order,
     regrouped,
-    tile_starts,
     tiles,
 )
 from gandl._tensors import upload
@@ -55,7 +55,6 @@ def embed(
     Views are an image's tiles and, where these are fewer than ``n_views``, their flips
     and turns. ``whitening`` is a mean to subtract and a matrix to multiply with.
     """
-    check_tiles(features, images, size)
     n_images, n_tiles = at_once(images, size, device)
     affine = whitening and [torch.from_numpy(np.array(a)).to(device) for a in whitening]
     loaded = _cut(images, intensity_range, size, n_images)
@@ -83,18 +82,6 @@ def embed(
     return torch.cat([rows.cpu() for rows in embedded]).numpy()
 
 
-def check_tiles(features: str | int, images: ImageCollection, size: int) -> None:
-    """Refuse to look about the centre of images that are cut into tiles."""
-    if features == "central" and _n_tiles(images, size) > 1:
-        height, width = images.shape[2:]
-        raise ValueError(
-            f'features="central" looks about the centre of a crop, but images of '
-            f"{height} x {width} pixels are embedded by tiles of {size}: fit with "
-            "image_size set to the power of two above, or on smaller crops, or choose "
-            '"pooled".'
-        )
-
-
 def _cut(
     images: ImageCollection, intensity_range: np.ndarray | None, size: int, n: int
 ) -> abc.Generator[np.ndarray]:
@@ -117,7 +104,7 @@ def at_once(images: ImageCollection, size: int, device: str) -> tuple[int, int]:
     most, n_tiles = _images_in(_CHUNK_BYTES, images), tiles_at_once(size)
     if torch.device(device).type == "cpu":
         return min(BATCH, most), n_tiles
-    each = _n_tiles(images, size)
+    each = n_tiles_of(images.shape[2:], size)
     most = min(BATCH * _GPU_TILES, most * _GPU_CHUNKS)
     # In a number that kernels like.
     n_tiles = min(n_tiles * _GPU_TILES, 2 ** ((most * each).bit_length() - 1))
@@ -126,10 +113,6 @@ def at_once(images: ImageCollection, size: int, device: str) -> tuple[int, int]:
         return -(-n * each // n_tiles) * n_tiles / n
 
     return min(range(most, 0, -1), key=tiles_of_an_image), n_tiles
-
-
-def _n_tiles(images: ImageCollection, size: int) -> int:
-    return math.prod(len(tile_starts(max(n, size), size)) for n in images.shape[2:])
 
 
 def _images_in(n_bytes: int, images: ImageCollection) -> int:

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_memory
 
 import gandl
 from gandl._batches import training_batches
-from gandl._embedding import check_tiles, tiles_at_once
+from gandl._embedding import tiles_at_once
 from gandl._fitting import Guard, Position, train
 from gandl._inputs import as_collection, learn_intensity, row_intensity, with_files
 from gandl._interrupts import deferred_interrupts
@@ -58,7 +58,7 @@ def train_once(featurizer: Any, X: Any, context: Any) -> None:
         missed = ranks.largest(not known)[0]
         train = _train_anew if known and missed else keep
         vars(featurizer).update(train(*asked))
-    check_features(featurizer._resolve("features"), featurizer.config_)
+    check_features(featurizer, featurizer.image_shape_in_)
 
 
 def _fitted(featurizer: Any) -> dict[str, Any]:
@@ -148,9 +148,7 @@ def _start(
     """Read the shape of X, and all that learning starts from."""
     images = as_collection(featurizer, X, reset=True)
     featurizer.config_ = make_config(featurizer._resolve, images)
-    features = featurizer._resolve("features")
-    check_features(features, featurizer.config_)
-    check_tiles(features, images, featurizer.config_.size)
+    check_features(featurizer, featurizer.image_shape_in_)
     featurizer.intensity_range_ = ranks.from_first(
         lambda: learn_intensity(featurizer, images)
     )

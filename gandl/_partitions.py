@@ -151,6 +151,7 @@ class _Work:
             )
         check_is_fitted(featurizer, "weights_")
         images = as_collection(featurizer, X, reset=False)
+        check_features(featurizer, images.shape[1:])
         row_intensity(featurizer, images[:1])  # missing ranges are told at once
         known = images.metadata if metadata is None else metadata
         if len(known) != len(images):
@@ -253,7 +254,6 @@ def _own_share(n: int) -> range:
 def _featurizer_identity(featurizer: Any) -> dict[str, Any]:
     """What an embedding depends on besides the images."""
     features = featurizer._resolve("features")
-    check_features(features, featurizer.config_)
     whitening = whitening_of(featurizer) or ()
     ranges = [featurizer.intensity_range_] if featurizer.intensity == "dataset" else []
     weights = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from gandl._batches import n_tiles_of
 from gandl.gan import GANConfig
 from gandl.gan._losses import LOSSES
 from gandl.images import ImageCollection
@@ -160,13 +161,21 @@ def _training_size(size: int | None, images: ImageCollection) -> int:
     return int(size)
 
 
-def check_features(features: str | int, config: GANConfig) -> None:
-    """Refuse an embedding that networks of this configuration do not have."""
-    blocks = config.block_widths
+def check_features(featurizer: Any, image_shape: Sequence[int]) -> None:
+    """Refuse an embedding that its networks do not have of images (C, H, W)."""
+    features, config = featurizer._resolve("features"), featurizer.config_
+    blocks, (height, width) = config.block_widths, image_shape[1:]
     if features == "penultimate" and not config.adversarial_batch:
         raise ValueError(
             'features="penultimate" belongs to the adversarial game, which '
             'adversarial_batch=0 leaves out: choose "pooled", "central" or a block.'
+        )
+    if features == "central" and n_tiles_of((height, width), config.size) > 1:
+        raise ValueError(
+            f'features="central" looks about the centre of a crop, but images of '
+            f"{height} x {width} pixels are embedded by tiles of {config.size}: fit "
+            "with image_size set to the power of two above, or on smaller crops, or "
+            'choose "pooled".'
         )
     if not isinstance(features, str) and features not in blocks:
         raise ValueError(

@@ -90,15 +90,14 @@ def whitening_of(featurizer: Any) -> Affine | None:
 
 def embedded(featurizer: Any, X: Any) -> np.ndarray:
     """Embed images."""
-    features = featurizer._resolve("features")
-    check_features(features, featurizer.config_)
     images = as_collection(featurizer, X, reset=False)
+    check_features(featurizer, images.shape[1:])
     with closing(progress_line(featurizer.verbose)) as line:
         return embed(
             discriminator_of(featurizer),
             images,
             row_intensity(featurizer, images),
-            features=features,
+            features=featurizer._resolve("features"),
             size=featurizer.config_.size,
             device=device_of(featurizer),
             n_views=featurizer._resolve("n_views"),
@@ -120,10 +119,10 @@ def generated(featurizer: Any, n: int, seed: int, *, truncation: float) -> np.nd
 
 def distance_to_generated(featurizer: Any, X: Any) -> float:
     """Fréchet distance between crops of X and as many generated images."""
-    features = featurizer._resolve("features")
-    check_features(features, featurizer.config_)
-    generator, discriminator = generator_of(featurizer), discriminator_of(featurizer)
     images = as_collection(featurizer, X, reset=False)
+    check_features(featurizer, images.shape[1:])
+    features = featurizer._resolve("features")
+    generator, discriminator = generator_of(featurizer), discriminator_of(featurizer)
     n = min(len(images), _N_SCORED)
     # Of an instance or None, the same all the same: a score is not to move by itself.
     state = featurizer.random_state

@@ -24,7 +24,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gandl.gan._training
-from gandl import GANDLFeaturizer, ImageCollection
+from gandl import GANDLFeaturizer, ImageCollection, embed_to_parquet
 from gandl._presets import PRESETS
 from gandl._tensors import activation_dtype
 from gandl.gan import Generator, Trainer
@@ -82,14 +82,17 @@ def test_choice_of_embedding(images, fitted, features, length):
     assert np.array_equal(same.transform(images), other.transform(images))
 
 
-def test_central_features_are_not_those_of_tiles(images):
+def test_central_features_are_not_those_of_tiles(images, tmp_path):
     X = np.tile(images, (1, 1, 2, 2))
-    tiled = tiny(image_size=32)
+    tiled = tiny(image_size=32, memory=str(tmp_path / "kept"))
     with pytest.raises(ValueError, match=r"64 x 64 pixels .* by tiles of 32: .* image"):
         clone(tiled).set_params(features="central").fit(X)
     tiled.fit(X).set_params(features="central")
-    with pytest.raises(ValueError, match="embedded by tiles of 32"):
-        tiled.transform(X)
+    asked = (tiled.transform, clone(tiled).fit)  # the latter from what was kept
+    for ask in (*asked, lambda X: embed_to_parquet(tiled, X, tmp_path / "parts")):
+        with pytest.raises(ValueError, match="embedded by tiles of 32"):
+            ask(X)
+    assert not (tmp_path / "parts").exists()
     # An eighth of a tile is left out at either border.
     cells = X[..., :40, :40]
     assert tiled.set_params(max_kimg=0).fit(cells).transform(cells).shape == (24, 48)

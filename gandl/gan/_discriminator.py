@@ -297,11 +297,11 @@ def embedding_length(features: str | int, widths: dict[int, int]) -> int:
 def pool(x: Tensor, central: bool = False) -> Tensor:
     """Mean and standard deviation (N, 2 * width) over positions of maps.
 
-    Weighted by `position_weights` if ``central``; then maps are square.
+    Weighted about the centre if ``central``; maps are then square.
     """
     x = at_least_float32(x)
     if central:
-        weights = position_weights(x.shape[2], x.device).to(x.dtype)
+        weights = _position_weights(x.shape[2], x.device).to(x.dtype)
         mean = (x * weights).sum(dim=(2, 3), keepdim=True)
         variance = (x - mean).square_().mul_(weights).sum(dim=(2, 3))
     else:
@@ -312,7 +312,7 @@ def pool(x: Tensor, central: bool = False) -> Tensor:
 
 
 @lru_cache
-def position_weights(n: int, device: torch.device) -> Tensor:
+def _position_weights(n: int, device: torch.device) -> Tensor:
     """Weights (n, n), of sum 1, of a square map's positions in "central"."""
     with torch.inference_mode(False), torch.no_grad():
         places = (torch.arange(n) + 0.5) / n - 0.5
