@@ -100,7 +100,7 @@ def measure(X: ImageCollection, width: int, repetitions: int) -> dict[str, Any]:
     found: dict[str, list[float]] = defaultdict(list)
     featurizer = GANDLFeaturizer(
         channel_base=width, max_kimg=0, whiten=False, random_state=0
-    ).fit(X[:1])
+    ).fit(X[:2])
     read = _embedding._cut
 
     def reading_alone() -> None:

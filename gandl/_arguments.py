@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,28 @@ def refuse_unused(options: argparse.Namespace, source: str, *names: str) -> None
             raise ValueError(f"--{name} has no effect on {source}: leave it out.")
 
 
+class _Command(argparse.ArgumentParser):
+    """A command's own parser: what it does not know, it refuses itself."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            meant = f"; is {near[0]} meant?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return namespace, unknown
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gandl",
         description="Embeddings of microscopy images, learned without labels.",
     )
     parser.add_argument("--version", action="version", version=version("gandl"))
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="command", parser_class=_Command
+    )
 
     fit = _command(commands, "fit", "train a model on images", _EXAMPLES["fit"])
     _add_images(fit)
@@ -128,6 +144,7 @@ def _command(
         description=f"{text[0].upper()}{text[1:]}.",
         epilog=f"example:{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
 
 

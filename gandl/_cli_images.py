@@ -12,8 +12,14 @@ import numpy as np
 import pandas as pd
 
 from gandl._arguments import refuse_unused
-from gandl._plate_map import join_plate_map, read_plate_map, several_images, well_kinds
-from gandl._tables import query_rows, read_table, with_usual_names
+from gandl._plate_map import (
+    join_plate_map,
+    read_plate_map,
+    several_images,
+    spelled_alike,
+    well_kinds,
+)
+from gandl._tables import no_column, query_rows, read_table, with_usual_names
 from gandl.images import ImageCollection
 
 
@@ -148,7 +154,7 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
         return known.assign(plate="1")
     missing = [name for name in columns if name not in known]
     if missing:
-        raise ValueError(f"There is no column {missing[0]!r}, but {list(known)}.")
+        raise ValueError(no_column(missing[0], known))
     names = known[columns]
     without = np.flatnonzero(names.isna().any(axis=1))
     if len(without):
@@ -190,11 +196,20 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
             f"Compounds of too few concentrations for a curve: {len(few)}, such as "
             f"{few[0]!r}. They are called by their means alone."
         )
-    if n := int(wells["left_out"].sum()):
+    for names in spelled_alike(wells["compound"]):
         tell(
-            f"Left out: {n} wells with a compound whose {options.control} is not "
-            f"{options.positive!r}."
+            f"Taken for different compounds: {' and '.join(map(repr, names))}. If they "
+            "are one, spell them alike."
         )
+    left_out = wells[wells["left_out"] != ""]
+    for reason, mine in left_out.groupby("left_out", sort=False):
+        plates = ", ".join(
+            f"{n} of plate {plate}" for plate, n in mine["plate"].value_counts().items()
+        )
+        tell(f"Wells left out ({reason}): {plates}.")
+    lost = set(wells["plate"]) - set(treated["plate"])
+    if lost:
+        tell(f"Plates without a treated well: {', '.join(sorted(lost))}.")
 
 
 def _check_alike(known: pd.DataFrame, options: argparse.Namespace) -> None:
@@ -237,7 +252,7 @@ def tell(message: str) -> None:
 
 def well_kinds_of(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     if "well" not in known:
-        raise ValueError(f'There is no column "well", but {list(known)}.')
+        raise ValueError(no_column("well", known))
     return well_kinds(
         known,
         control=options.control,

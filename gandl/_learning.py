@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_memory
 
 import gandl
@@ -39,8 +39,9 @@ class _Stopped(Exception):
     """A callback ended the training: what came of it is not to be kept."""
 
 
-def train_once(featurizer: Any, X: Any, context: Any) -> None:
+def train_once(featurizer: Any, X: Any, y: Any, context: Any) -> None:
     """Train on images, unless `memory` has what came of that before."""
+    _check_length(X, y)
     for name in _fitted(featurizer):
         delattr(featurizer, name)
     # With no place to keep anything, this calls the function.
@@ -116,8 +117,15 @@ def _train_anew(
     return _fitted(featurizer)
 
 
-def train_further(featurizer: Any, X: Any) -> None:
+def _check_length(X: Any, y: Any) -> None:
+    """Refuse labels of other rows now: whoever needs them asks after the training."""
+    if y is not None:
+        check_consistent_length(X, y)
+
+
+def train_further(featurizer: Any, X: Any, y: Any) -> None:
     """Train on each image once more."""
+    _check_length(X, y)
     with joined(torch.device(device_of(featurizer))) as ranks:
         _train_further(featurizer, X, ranks)
 
@@ -147,6 +155,11 @@ def _start(
 ) -> tuple[ImageCollection, Trainer]:
     """Read the shape of X, and all that learning starts from."""
     images = as_collection(featurizer, X, reset=True)
+    if len(images) < 2:
+        raise ValueError(
+            "X has 1 sample, and a minimum of 2 is required: what learns by comparing "
+            "images learns nothing from one."
+        )
     featurizer.config_ = make_config(featurizer._resolve, images)
     check_features(featurizer, featurizer.image_shape_in_)
     featurizer.intensity_range_ = ranks.from_first(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._plate_grid import Rows, find_grids, join_grids, read_cells
-from gandl._tables import USUAL, read_table, with_usual_names
+from gandl._tables import USUAL, no_column, read_table, with_usual_names
 from gandl._wells import well_name, well_position
 
 
@@ -213,8 +213,9 @@ def join_plate_map(
     twice = np.flatnonzero(right.duplicated(keys))
     if len(twice):
         raise ValueError(
-            f"The plate map has {_named(right, keys, twice)} twice: {keys} are the "
-            "columns that it shares with the images."
+            f"The plate map has {_named(right, keys, twice)} twice, the second time in "
+            f"row {twice[0]}, counted from 0: {keys} are the columns that it shares "
+            "with the images. Remove a row, or add the column that tells them apart."
         )
     joined = left.merge(right, on=keys, how="left", indicator="_found")
     lost = np.flatnonzero(joined["_found"] == "left_only")
@@ -256,38 +257,47 @@ def well_kinds(
     A well is a control if its ``control`` column says so and nothing but a vehicle was
     given to it; where both are one column, if it says so. Of wells with a compound,
     those that the ``control`` column gives another state than the positive controls'
-    are "left_out": a compound on healthy cells rescues none.
+    have no score, since a compound on healthy cells rescues none. "left_out" says why
+    a well is neither a control nor treated; it is empty for all others.
     """
     for name in (control, compound, concentration):
         if name not in wells:
+            one_dose = " In a screen of one dose, any one number will do there."
             raise ValueError(
-                f"There is no column {name!r}, but {list(wells)}. It may come from "
-                "--plate-map; other names are told by --control, --compound and "
-                "--concentration."
+                f"{no_column(name, wells)} It may come from --plate-map; other names "
+                "are told by --control, --compound and --concentration."
+                + one_dose * (name == concentration)
             )
-    given = wells[compound]
-    kind = wells[control].where(wells[control].isin([negative, positive]))
+    given, state = wells[compound], wells[control]
+    _check_spelling(wells, control, (negative, positive))
+    kind = state.where(state.isin([negative, positive]))
+    is_vehicle = _folded(given).isin([name.casefold() for name in vehicle])
     if control != compound:
-        kind = kind.where(given.isna() | given.isin(vehicle))
+        kind = kind.where(given.isna() | is_vehicle)
     for value in (negative, positive):
         if not (kind == value).any():
-            found = sorted(set(wells[control].dropna()))[:8]
+            found = sorted(set(state.dropna()))[:8]
             remedy = "name its values by --negative and --positive."
-            if value in found:
+            if (mine := state == value).any():
                 remedy = (
-                    f"controls were given nothing, or one of {list(vehicle)}: name "
-                    "others by --vehicle."
+                    f"controls were given nothing, or one of {list(vehicle)}. Wells "
+                    f"that are {value!r} were given "
+                    f"{sorted(set(given[mine].dropna()))[:8]}: name those of them that "
+                    "are no treatment by --vehicle."
                 )
             raise ValueError(
                 f"No well is a control {value!r} by the column {control!r}, which has "
                 f"{found}: {remedy}"
             )
-    treated = kind.isna() & given.notna() & ~given.isin(vehicle)
-    left_out = pd.Series(False, index=wells.index)
+    treated = kind.isna() & given.notna() & ~is_vehicle
+    left_out = pd.Series("", index=wells.index, dtype=object)
+    left_out[kind.isna() & ~treated] = "neither a control nor given a compound"
     if control != compound:
-        state = wells[control]
-        left_out = treated & state.notna() & (state != positive)
-        treated &= ~left_out
+        other = treated & state.notna() & (state != positive)
+        left_out[other] = state[other].map(
+            lambda value: f"has a compound, but is {value!r}, not {positive!r}"
+        )
+        treated &= ~other
     for name in wells["well"]:
         well_position(name)  # refuses what is none
     if not treated.any():
@@ -295,11 +305,13 @@ def well_kinds(
     dose = pd.to_numeric(wells[concentration].where(treated), errors="coerce")
     odd = np.flatnonzero(treated & ~(dose >= 0) | np.isinf(dose))
     if len(odd):
+        found = wells[concentration].iloc[odd[0]]
+        has = "no concentration" if pd.isna(found) else f"the concentration {found!r}"
         raise ValueError(
             f"{_named(wells, ['plate', 'well'], odd)}, treated with "
-            f"{given.iloc[odd[0]]!r}, has the concentration "
-            f"{wells[concentration].iloc[odd[0]]!r}: a number from 0 is needed, with "
-            "a decimal point."
+            f"{given.iloc[odd[0]]!r}, has {has}: a number from 0 is needed, with a "
+            "decimal point and without a unit. In a screen of one dose, any one number "
+            "will do; wells of unknown dose are left out by --select."
         )
     return pd.DataFrame(
         {
@@ -311,14 +323,45 @@ def well_kinds(
     )
 
 
+def _folded(names: pd.Series) -> pd.Series:
+    """Names as they are compared where upper and lower case are alike."""
+    return names.map(lambda name: str(name).strip().casefold(), na_action="ignore")
+
+
+def _check_spelling(wells: pd.DataFrame, column: str, names: Sequence[str]) -> None:
+    """Refuse values that differ from a name by upper and lower case alone."""
+    for name in names:
+        alike = _folded(wells[column]) == name.strip().casefold()
+        rows = np.flatnonzero(alike & ~wells[column].isin(names))
+        if len(rows):
+            raise ValueError(
+                f"{_named(wells, ['plate', 'well'], rows)}, has the {column} "
+                f"{wells[column].iloc[rows[0]]!r}, where others have {name!r}: spell "
+                "them alike."
+            )
+
+
+def spelled_alike(names: pd.Series) -> list[list[str]]:
+    """Names that differ by upper and lower case alone, together."""
+    unique = names.dropna().drop_duplicates()
+    groups = unique.groupby(_folded(unique), sort=False)
+    return [group.tolist() for _, group in groups if len(group) > 1]
+
+
 def _check_shared(key: str, images: pd.Series, plate_map: pd.Series) -> None:
-    """Refuse images and a plate map that have no value of a key in common."""
+    """Refuse images and a plate map that call a plate, say, by different names."""
     names, others = set(images), set(plate_map)
+    told = f"which has {sorted(others)[:3]}: call them the same"
     if names.isdisjoint(others):
         raise ValueError(
-            f"No {key} of the images, {sorted(names)[:3]}, is in the plate map, which "
-            f"has {sorted(others)[:3]}: call them the same. In a pattern, text beside "
-            "a field is no part of it, as in Plate{plate}."
+            f"No {key} of the images, {sorted(names)[:3]}, is in the plate map, "
+            f"{told}. In a pattern, text beside a field is no part of it, as in "
+            "Plate{plate}."
+        )
+    if key != "well" and (unknown := sorted(names - others)):
+        raise ValueError(
+            f"The {key} {unknown[0]!r} of the images (one of {len(unknown)}) is not "
+            f"in the plate map, {told}, or give it rows."
         )
 
 

@@ -67,9 +67,19 @@ def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
     return ValueError(f"{os.fspath(path)!r} is no table: {reason}")
 
 
+def no_column(name: str, table: pd.DataFrame) -> str:
+    """What is said where a column is missing; one of other case is pointed at."""
+    alike = [c for c in map(str, table) if c.casefold() == name.casefold()]
+    meant = f" Is {alike[0]!r} meant?" if alike else ""
+    return f"There is no column {name!r}, but {list(table)}.{meant}"
+
+
 def query_rows(table: pd.DataFrame, query: str) -> np.ndarray:
     """Numbers of the rows that fulfil a condition, as `DataFrame.query` takes it."""
-    hint = 'Columns of file names and tables are text: plate == "1".'
+    hint = (
+        'Columns of file names and tables are text: plate == "1". A name with blanks '
+        'stands in backticks: `cell type` == "HeLa".'
+    )
     try:
         rows = table.reset_index(drop=True).query(query).index.to_numpy()
     except Exception as error:  # pandas raises many kinds

@@ -196,8 +196,8 @@ def _score_wells(
     wells = aggregate(profiles, ["plate", "well"])
     names = feature_columns(wells)
     known = with_usual_names(wells.drop(columns=names))
-    kinds = ["kind", "compound", "concentration"]
-    known[kinds] = well_kinds_of(known, options)[kinds]
+    kinds = well_kinds_of(known, options)
+    known[kinds.columns] = kinds
     known["batch"] = known["plate"]
     # Not TypicalVariationNormalizer: of some dozen controls it keeps the directions in
     # which they vary, and most of what sets infected cells apart lies outside.
@@ -237,6 +237,8 @@ def _score_wells(
     table.assign(**lists).to_csv(out / "compounds.csv", index=False)
     separation = scorer.perturbation_.separation_
     separation.to_csv(out / "controls.csv", index_label="plate")
+    left_out = known.loc[known["left_out"] != "", ["plate", "well", "left_out"]]
+    record["wells_left_out"] = left_out.to_dict("records")
     write_record(out / "run.json", record)
     poor = separation.index[~separation["separate"]]
     if len(poor):

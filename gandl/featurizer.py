@@ -283,8 +283,8 @@ class GANDLFeaturizer(
         X : ImageCollection, array, memmap or DataFrame
             Images: a collection, (n, C, H, W) numbers, a DataFrame of paths (column
             "path", or one text column a channel), or flat rows (n, C * H * W).
-        y : None
-            Ignored.
+        y : array-like of shape (n,), default=None
+            Not used; its length is checked.
 
         Returns
         -------
@@ -294,8 +294,8 @@ class GANDLFeaturizer(
         Raises
         ------
         ValueError
-            If X has no images, other than real finite numbers, or flat rows that
-            ``image_shape`` does not fit.
+            If X has fewer than two images, other than real finite numbers, or flat
+            rows that ``image_shape`` does not fit, or y another length.
             If a checkpoint is of another training, images or version.
         FloatingPointError
             If losses, gradients or weights are not finite, at half the learning rate
@@ -309,7 +309,7 @@ class GANDLFeaturizer(
         """
         context = self._init_callback_context(max_subtasks=N_TICKS)
         context.call_on_fit_task_begin(estimator=self, X=X)
-        train_once(self, X, context)
+        train_once(self, X, y, context)
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
@@ -327,8 +327,8 @@ class GANDLFeaturizer(
         ----------
         X : ImageCollection, array, memmap or DataFrame
             Images as in `fit`.
-        y : None
-            Ignored.
+        y : array-like of shape (n,), default=None
+            Not used; its length is checked.
 
         Returns
         -------
@@ -341,7 +341,7 @@ class GANDLFeaturizer(
             If X is not as in `fit`, its channels differ from those seen, or its images
             are smaller.
         """
-        train_further(self, X)
+        train_further(self, X, y)
         return self
 
     def transform(self, X: Any) -> np.ndarray:

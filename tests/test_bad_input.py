@@ -190,6 +190,8 @@ ARRAYS = {
     "complex": (images().astype("complex64"), "real numbers"),
     "objects": (images().astype(object), "real numbers"),
     "a path": ("plates", "X is a path.*from_folder"),
+    "paths": (["a.tif", "b.tif"], "X has paths, such as 'a.tif': pass a table"),
+    "one image": (images(1), "1 sample, and a minimum of 2"),
     "None": (None, "array=None"),
 }
 
@@ -210,7 +212,6 @@ HARMLESS = {
     "constant": np.full((4, 1, 32, 32), 7, "uint8"),
     "negative": -images(4).astype("int32"),
     "booleans": images(4) > 2000,
-    "one image": images(1),
     "tiny numbers": images(4) * 1e-30,
     "half precision": images(4).astype("float16"),
     "another byte order": images(4).astype(">u2"),
@@ -221,6 +222,13 @@ HARMLESS = {
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_an_array_that_is_harmless(kind):
     assert np.isfinite(tiny().fit(HARMLESS[kind]).transform(HARMLESS[kind])).all()
+
+
+def test_labels_of_other_rows():
+    """Before hours of training, not after."""
+    for learn in (tiny().fit, tiny().partial_fit):
+        with pytest.raises(ValueError, match=r"inconsistent numbers.*12.*11"):
+            learn(images(), np.zeros(11))
 
 
 OTHER = {

@@ -441,7 +441,14 @@ def test_compounds_on_healthy_cells_are_left_out(folder, model, tmp_path, capsys
     given = ["--plate-map", plate_map, *CONTROLS]
     arguments = ["screen", *images_of(folder), *given, "--model", model]
     assert run(*arguments, "--out", tmp_path / "out") == 0
-    assert "Left out: 2 wells with a compound" in capsys.readouterr().err
+    told = "Wells left out (has a compound, but is 'healthy', not 'infected'): "
+    assert told in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    left_out = record["wells_left_out"]
+    assert [well["left_out"] in told for well in left_out] == [True, True]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Wells left out, listed below: 2." in page
+    assert ", ".join(well["well"] for well in left_out[:1]) in page.split("Wells le")[2]
     table = pd.read_csv(tmp_path / "out" / "compounds.csv").set_index("compound")
     assert table["n_rows"].to_dict() == {"compound-1": 10, "compound-2": 12}
 

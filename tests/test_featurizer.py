@@ -683,7 +683,7 @@ def test_bad_pixel_is_named_by_its_row(images):
 
 
 def test_channel_base_of_the_paper_grows_with_the_size():
-    images = np.zeros((1, 1, 512, 512), dtype="uint8")
+    images = np.zeros((2, 1, 512, 512), dtype="uint8")
     large = GANDLFeaturizer(preset="paper", image_size=512, channel_max=1, max_kimg=0)
     assert large.fit(images).config_.channel_base == 32768
     assert large.set_params(image_size=256).fit(images).config_.channel_base == 16384

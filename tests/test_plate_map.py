@@ -7,6 +7,7 @@ import pytest
 from gandl._plate_map import (
     join_plate_map,
     several_images,
+    spelled_alike,
     well_kinds,
 )
 from gandl.images import ImageCollection, read_plate_map
@@ -158,7 +159,10 @@ def test_compounds_on_cells_of_another_state_are_left_out():
     table = wells(state=["mock", "infected", "mock", None, "uv"])
     found = well_kinds(table.assign(compound=[None, "DMSO", *["drug"] * 3]), **COLUMNS)
     assert found["compound"].dropna().to_dict() == {3: "drug"}
-    assert found["left_out"].tolist() == [False, False, True, False, True]
+    reasons = [f"has a compound, but is '{s}', not 'infected'" for s in ("mock", "uv")]
+    assert found["left_out"].tolist() == ["", "", reasons[0], "", reasons[1]]
+    blank = well_kinds(wells(), **COLUMNS)["left_out"].tolist()
+    assert blank == [*[""] * 4, "neither a control nor given a compound"]
 
 
 def test_controls_among_the_compounds():
@@ -170,9 +174,35 @@ def test_controls_among_the_compounds():
     assert found["compound"].dropna().to_dict() == {2: "drug", 3: "drug"}
 
 
+def test_names_that_differ_by_case_alone():
+    """Half of a screen was left out for a capital letter."""
+    for state in ("Infected", "infected ", "Mock"):
+        spelled = wells(state=["mock", "infected", "infected", state, "uv"])
+        with pytest.raises(ValueError, match=rf"well A04, has the state '{state}', wh"):
+            well_kinds(spelled, **COLUMNS)
+    given = wells(compound=[None, "dmso", "drug", "drug", None])
+    assert well_kinds(given, **COLUMNS)["kind"][1] == "infected"
+    names = pd.Series(["Aspirin", "aspirin", None, "drug", "drug"])
+    assert spelled_alike(names) == [["Aspirin", "aspirin"]]
+
+
+def test_what_controls_were_given_is_told():
+    given = wells(compound=["water", "DMSO", "drug", "drug", None])
+    with pytest.raises(ValueError, match=r"that are 'mock' were given \['water'\]: n"):
+        well_kinds(given, **COLUMNS)
+
+
+def test_a_plate_of_another_name_is_shown():
+    others = plate_map().replace({"plate": {"2": "P2"}})
+    with pytest.raises(ValueError, match=r"The plate '2' .* has \['1', 'P2'\]: call"):
+        join_plate_map(KNOWN, others)
+
+
 def test_kind_errors():
-    with pytest.raises(ValueError, match="no column 'dose', but"):
-        well_kinds(wells().drop(columns="dose"), **COLUMNS)
+    with pytest.raises(ValueError, match=r"no column 'dose', but .* Is 'Dose' meant"):
+        well_kinds(wells().rename(columns={"dose": "Dose"}), **COLUMNS)
+    with pytest.raises(ValueError, match=r"has no concentration: .* any one number"):
+        well_kinds(wells(dose=None), **COLUMNS)
     with pytest.raises(ValueError, match=r"No well is a control 'healthy'.*'mock'"):
         well_kinds(wells(), **{**COLUMNS, "negative": "healthy"})
     with pytest.raises(ValueError, match="No well is treated"):

@@ -19,6 +19,7 @@ from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
 _N_EXAMPLES = 3
+_N_LOOKED_AT = 10_000
 
 
 class FileTable(NamedTuple):
@@ -63,7 +64,10 @@ def list_table(
 
 def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"`table` must be a pandas DataFrame, got {type(table)}.")
+        remedy = " Read it: pd.read_csv(...)." if isinstance(table, str) else ""
+        raise TypeError(
+            f"`table` must be a pandas DataFrame, got {type(table)}.{remedy}"
+        )
     if not table.columns.is_unique:
         raise ValueError("The table has several columns of one name.")
     unknown = [name for name in columns if name not in table.columns]
@@ -178,14 +182,32 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
     levels = [_compile("/".join(parts[: k + 1])) for k in range(len(parts))]
     found = list(_walk(root, "", levels))
     if not found:
-        examples = islice(_files(root), _N_EXAMPLES)
-        seen = ", ".join(map(repr, examples)) or "nothing"
-        raise ValueError(
-            f"No file in {root!r} matches the pattern {pattern!r}. The folder holds, "
-            f"for example: {seen}. Leave `pattern` out to have those of the common "
-            "microscopes tried."
-        )
+        raise ValueError(_no_match(root, pattern))
     return found
+
+
+def _no_match(root: str, pattern: str) -> str:
+    """Why no file may fit the pattern: its case, its folders, or another kind."""
+    names = list(islice(_files(root), _N_LOOKED_AT))
+    suffix = os.path.splitext(pattern)[1].lower()
+    alike = [n for n in names if os.path.splitext(n)[1].lower() == suffix]
+    seen = ", ".join(map(repr, (alike or names)[:_N_EXAMPLES])) or "nothing"
+    loose = re.compile(_compile(pattern).pattern, re.IGNORECASE)
+    depths = sorted({name.count("/") for name in alike})
+    reason = "A pattern is the whole path below that folder, without wildcards."
+    if any(map(loose.fullmatch, names)):
+        reason = "They differ by upper and lower case."
+    elif depths and pattern.count("/") not in depths:
+        reason += f" Files are {_depth(depths[0])} below it, those of the pattern"
+        reason += f" {_depth(pattern.count('/'))}."
+    return (
+        f"No file in {root!r} matches the pattern {pattern!r}. The folder holds, for "
+        f"example: {seen}. {reason} Names of the common microscopes need no pattern."
+    )
+
+
+def _depth(n: int) -> str:
+    return f"{n} folder{'s' * (n != 1)}"
 
 
 def _files(root: str) -> Iterator[str]:
@@ -282,7 +304,9 @@ def channel_names(channels: Sequence[str] | None, n: int) -> tuple[str, ...]:
         return tuple(f"channel_{k}" for k in range(n))
     names = (channels,) if isinstance(channels, str) else tuple(channels)
     if len(names) != n or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"`channels` must be {n} strings, got {names}.")
+        raise ValueError(
+            f"`channels` must be {n} strings, a name for each channel, got {names}."
+        )
     if len(set(names)) < n:
         raise ValueError(f"Channels must have different names, got {names}.")
     return names

@@ -21,7 +21,10 @@ BYTE_LIMIT = 4 * 2**30
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-REMEDY = "Restore or convert the file, or leave it out of the collection."
+REMEDY = (
+    "Restore or convert the file, or leave it out of the collection, as "
+    'on_error="skip" (--on-error skip) does.'
+)
 INSTALL = 'pip install "gandl[io]"'
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gandl.images._planes import Planes, project
-from gandl.images._readers import named, read_planes
+from gandl.images._readers import REMEDY, named, read_planes
 from gandl.images._state import pack_names, unpack_names
 
 Reader = Callable[[int], np.ndarray]
@@ -266,8 +266,7 @@ class FileSource:
             raise ValueError(
                 f"{path!r} holds an image of shape {image.shape} and type "
                 f"{image.dtype}, where the collection's first file announces shape "
-                f"{expected} and type {self.file_dtype}. Crop or convert the file, or "
-                "leave it out of the collection."
+                f"{expected} and type {self.file_dtype}. Crop it. {REMEDY}"
             )
         return image
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+import pandas as pd
+
 from gandl.plotting._style import pyplot
 
 
@@ -17,6 +19,19 @@ def given(run: Any) -> Any:
     if not isinstance(run, Mapping):
         return run
     return {key: given(value) for key, value in run.items() if value is not None}
+
+
+def prose(table: pd.DataFrame) -> str:
+    """A table whose last two columns are texts of any length."""
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in table)
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td>{escape(str(v))}</td>" for v in row[:-2])
+        + "".join(f'<td class="prose">{escape(str(v))}</td>' for v in row[-2:])
+        + "</tr>"
+        for row in table.itertuples(index=False)
+    )
+    return wide(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
 
 
 def number(value: float) -> str:

@@ -30,7 +30,7 @@ from gandl.plotting._dose_response import within
 from gandl.plotting._montage import N_COLOURS
 from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
-from gandl.report._html import given, number, picture, wide, works_at
+from gandl.report._html import given, number, picture, prose, wide, works_at
 from gandl.scoring import DoseResponseScorer
 from gandl.scoring._dose_response_scorer import few_doses, fit_curve, of_curve
 
@@ -84,7 +84,8 @@ def write_report(
         What is known of each row: "kind" (as ``y`` in its ``fit``; treated wells
         anything else), "compound" and "concentration" (of treated wells), "batch" (as
         in its ``fit``; None there: leave it out), and, for heat maps, "plate" and
-        "well".
+        "well". "left_out", if there, says why a row is neither a control nor treated;
+        it is empty for all others.
     images : ImageCollection, default=None
         One image a row of X, to be shown: its first six channels. None: no montages.
     title : str, default="Screen"
@@ -163,7 +164,7 @@ def write_report(
         alpha=f"{scorer.alpha:g}",
         typical=page.typical_off(),
         quality=page.quality(),
-        skipped=page.skipped(),
+        left_out=page.without_score() + page.skipped(),
         compounds=page.compounds(n_hits),
         scatter=page.scatter(),
         plates=page.plates(),
@@ -219,6 +220,8 @@ class _Page:
             self.dose[treated],
             batch=None if batch is None else batch[treated],
         )
+        reasons = wells.get("left_out", pd.Series("", index=wells.index))
+        self.wells_left_out = wells.assign(why=reasons)[reasons.fillna("") != ""]
         self._ranges: np.ndarray | None = None
 
     def summary(self) -> str:
@@ -241,6 +244,8 @@ class _Page:
         if poor.any():
             words += f" Controls do not separate in {poor.sum()} of {len(poor)} plates:"
             words += " do not trust scores there."
+        if n := len(self.wells_left_out):
+            words += f" Wells left out, listed below: {n}."
         if n := 0 if self.images is None else len(self.images.skipped):
             words += f" Images left out, listed below: {n}."
         return words
@@ -274,18 +279,25 @@ class _Page:
         """Images that could not be used, and why."""
         if self.images is None or not len(table := self.images.skipped):
             return ""
-        head = "".join(f"<th>{escape(str(name))}</th>" for name in table)
-        rows = "".join(
-            "<tr>"
-            + "".join(f"<td>{escape(str(v))}</td>" for v in row[:-2])
-            + "".join(f'<td class="prose">{escape(str(v))}</td>' for v in row[-2:])
-            + "</tr>"
-            for row in table.itertuples(index=False)
-        )
         return (
             "<h2>Images left out</h2><p>Could not be used, and are in no "
-            f'mean: {len(table)}.</p><div class="wide"><table><thead><tr>{head}</tr>'
-            f"</thead><tbody>{rows}</tbody></table></div>"
+            f"mean: {len(table)}.</p>{prose(table)}"
+        )
+
+    def without_score(self) -> str:
+        """Wells that are neither controls nor treated, by plate, and why."""
+        if not len(table := self.wells_left_out):
+            return ""
+        table = table.assign(wells=table.get("well", table.index).astype(str))
+        keys = [name for name in ("plate",) if name in table] + ["why"]
+        listed = table.groupby(keys, sort=False, dropna=False)["wells"].agg(
+            ["size", ", ".join]
+        )
+        listed = listed.set_axis(["number", "wells"], axis=1).reset_index()
+        order = [*keys[:-1], "number", "wells", "why"]
+        return (
+            "<h2>Wells left out</h2><p>Have no score, and are in no table above: "
+            f"{len(table)}.</p>{prose(listed[order])}"
         )
 
     def typical_off(self) -> str:

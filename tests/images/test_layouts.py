@@ -117,8 +117,14 @@ def test_no_match_shows_pattern_and_examples(make):
     with pytest.raises(ValueError, match=r"\{plate\}/\{well\}\.png.*p1/A01\.tif"):
         ImageCollection.from_folder(root, "{plate}/{well}.png")
     # Files below folders too, since it is they that the pattern is to name.
-    with pytest.raises(ValueError, match=r"'README\.txt', 'p1/A01\.tif', 'p1/A02"):
+    with pytest.raises(
+        ValueError, match=r"'p1/A01\.tif', 'p1/A02.*1 folder below it, "
+    ):
         ImageCollection.from_folder(root, "{well}.tif")
+    with pytest.raises(ValueError, match=r"'p1/A02\.tif'\. .* without wildcards\. N"):
+        ImageCollection.from_folder(root, "*/{well}.tif")
+    with pytest.raises(ValueError, match="differ by upper and lower case"):
+        ImageCollection.from_folder(root, "{plate}/{well}.TIF")
 
 
 def test_empty_and_missing_root(tmp_path):

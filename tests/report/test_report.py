@@ -147,6 +147,25 @@ def test_without_images_plates_or_hits(tmp_path):
     assert text.count("<img") == 2
 
 
+def test_wells_without_a_score_are_listed(tmp_path):
+    X, wells = screen()
+    left = wells.index[wells["compound"] == INERT][:3]
+    why = "has a compound, but is <b>'mock'</b>"
+    told = wells.assign(left_out=pd.Series(why, left))
+    told.loc[left, "compound"] = None
+    path = tmp_path / "report.html"
+    write_report(path, fitted(X, wells), X, told)
+    text = path.read_text(encoding="utf-8")
+    assert "Wells left out, listed below: 3." in text
+    plates = wells.loc[left].groupby("plate", sort=False)["well"]
+    for plate, mine in plates:
+        row = f'<td>{plate}</td><td>{len(mine)}</td><td class="prose">'
+        assert row + ", ".join(mine) in text
+    assert "but is &lt;b&gt;&#x27;mock" in text
+    write_report(path, fitted(X, wells), X, wells, overwrite=True)
+    assert "left out" not in path.read_text(encoding="utf-8")
+
+
 def test_more_stains_than_colours_and_any_word_as_dose_of_controls(tmp_path):
     X, wells = screen()
     pixels = np.zeros((len(X), 8, 16, 16), dtype="uint8")
