@@ -262,11 +262,12 @@ def well_kinds(
     """
     for name in (control, compound, concentration):
         if name not in wells:
-            one_dose = " In a screen of one dose, any one number will do there."
+            remedy = ""
+            if name == concentration:
+                remedy = " In a screen of one dose, any one number will do there."
             raise ValueError(
                 f"{no_column(name, wells)} It may come from --plate-map; other names "
-                "are told by --control, --compound and --concentration."
-                + one_dose * (name == concentration)
+                f"are told by --control, --compound and --concentration.{remedy}"
             )
     given, state = wells[compound], wells[control]
     _check_spelling(wells, control, (negative, positive))
