@@ -234,8 +234,8 @@ def check_sites(known: pd.DataFrame) -> None:
         return
     names = " and ".join(differ)
     if "site" not in known:
-        if differ:
-            tell(f"Images of one well, which differ in {names}, are averaged.")
+        told = f"which differ in {names}" if differ else f"such as those of {place}"
+        tell(f"Images of one well, {told}, are averaged.")
         return
     if not differ:
         raise ValueError(f"There are several images of {place}: keep one of them.")
