@@ -42,8 +42,11 @@ class _Command(argparse.ArgumentParser):
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             name = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(name, self._option_string_actions, 1)
-            meant = f"; is {near[0]} meant?" if near else ""
+            names = list(self._option_string_actions)
+            near = [option for option in names if option.startswith(name)]
+            near = near if name.startswith("--") else []
+            near = near or difflib.get_close_matches(name, names, 1, cutoff=0.75)
+            meant = f"; is {near[0]} meant?" if len(near) == 1 else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return namespace, unknown
 

@@ -45,7 +45,11 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
             f"X is a path, {str(X)!r}. ImageCollection.from_folder(path, pattern) "
             "reads a folder, ImageCollection.from_table a table of paths."
         )
-    if isinstance(X, list | tuple | np.ndarray | pd.Series) and len(X):
+    if (
+        getattr(X, "ndim", 1)
+        and isinstance(X, list | tuple | np.ndarray | pd.Series)
+        and len(X)
+    ):
         first = X.iloc[0] if isinstance(X, pd.Series) else X[0]
         if isinstance(first, str | PathLike):
             raise ValueError(

@@ -41,19 +41,18 @@ class _Stopped(Exception):
 
 def train_once(featurizer: Any, X: Any, y: Any, context: Any) -> None:
     """Train on images, unless `memory` has what came of that before."""
-    _check_length(X, y)
     for name in _fitted(featurizer):
         delattr(featurizer, name)
     # With no place to keep anything, this calls the function.
     keep = check_memory(featurizer.memory).cache(
-        _train_anew, ignore=["featurizer", "context", "ranks"]
+        _train_anew, ignore=["featurizer", "y", "context", "ranks"]
     )
     parameters = _training_parameters(featurizer)
     X = with_files(X)  # changed files are other images
     with joined(torch.device(device_of(featurizer))) as ranks, suppress(_Stopped):
         # Drawn here: it advances a RandomState as ever, and is what fits differ in.
         parameters["random_state"] = _seed(featurizer, ranks)
-        asked = (featurizer, context, ranks, X, parameters, gandl.__version__)
+        asked = (featurizer, y, context, ranks, X, parameters, gandl.__version__)
         # Where one rank has to train, all do.
         known = ranks.size > 1 and keep.check_call_in_cache(*asked)
         missed = ranks.largest(not known)[0]
@@ -79,6 +78,7 @@ def _training_parameters(featurizer: Any) -> dict[str, Any]:
 
 def _train_anew(
     featurizer: Any,
+    y: Any,
     context: Any,
     ranks: Ranks,
     X: Any,
@@ -90,7 +90,7 @@ def _train_anew(
     ``parameters`` and ``version`` tell apart what is kept.
     """
     seed = parameters["random_state"]
-    images, trainer = _start(featurizer, X, ranks, seed)
+    images, trainer = _start(featurizer, X, y, ranks, seed)
     n_images = 1000 * (
         _NO_LIMIT
         if featurizer.max_kimg is None and featurizer.max_minutes
@@ -117,22 +117,15 @@ def _train_anew(
     return _fitted(featurizer)
 
 
-def _check_length(X: Any, y: Any) -> None:
-    """Refuse labels of other rows now: whoever needs them asks after the training."""
-    if y is not None:
-        check_consistent_length(X, y)
-
-
 def train_further(featurizer: Any, X: Any, y: Any) -> None:
     """Train on each image once more."""
-    _check_length(X, y)
     with joined(torch.device(device_of(featurizer))) as ranks:
-        _train_further(featurizer, X, ranks)
+        _train_further(featurizer, X, y, ranks)
 
 
-def _train_further(featurizer: Any, X: Any, ranks: Ranks) -> None:
+def _train_further(featurizer: Any, X: Any, y: Any, ranks: Ranks) -> None:
     if hasattr(featurizer, "weights_"):
-        images = as_collection(featurizer, X, reset=False)
+        images = _checked(featurizer, X, y, reset=False)
         seed = _seed(featurizer, ranks)
         trainer = _trainer(featurizer, seed, ranks)
         if hasattr(featurizer, "training_state_"):
@@ -144,17 +137,25 @@ def _train_further(featurizer: Any, X: Any, ranks: Ranks) -> None:
             trainer.augment_p = featurizer.augment_p_
     else:
         seed = _seed(featurizer, ranks)
-        images, trainer = _start(featurizer, X, ranks, seed)
+        images, trainer = _start(featurizer, X, y, ranks, seed)
     schedule = featurizer._resolve("schedule").replace("cosine", "warm-up")
     with _progress(featurizer, None, ranks) as progress:
         _train(featurizer, trainer, images, seed, len(images), progress, schedule)
 
 
+def _checked(featurizer: Any, X: Any, y: Any, *, reset: bool) -> ImageCollection:
+    """X as a collection; labels of other rows are refused before the training."""
+    images = as_collection(featurizer, X, reset=reset)
+    if y is not None:
+        check_consistent_length(images, y)
+    return images
+
+
 def _start(
-    featurizer: Any, X: Any, ranks: Ranks, seed: int
+    featurizer: Any, X: Any, y: Any, ranks: Ranks, seed: int
 ) -> tuple[ImageCollection, Trainer]:
     """Read the shape of X, and all that learning starts from."""
-    images = as_collection(featurizer, X, reset=True)
+    images = _checked(featurizer, X, y, reset=True)
     if len(images) < 2:
         raise ValueError(
             "X has 1 sample, and a minimum of 2 is required: what learns by comparing "

@@ -272,7 +272,7 @@ def well_kinds(
     given, state = wells[compound], wells[control]
     _check_spelling(wells, control, (negative, positive))
     kind = state.where(state.isin([negative, positive]))
-    is_vehicle = _folded(given).isin([name.casefold() for name in vehicle])
+    is_vehicle = _folded(given).isin([_fold(name) for name in vehicle])
     if control != compound:
         kind = kind.where(given.isna() | is_vehicle)
     for value in (negative, positive):
@@ -283,8 +283,8 @@ def well_kinds(
                 remedy = (
                     f"controls were given nothing, or one of {list(vehicle)}. Wells "
                     f"that are {value!r} were given "
-                    f"{sorted(set(given[mine].dropna()))[:8]}: name those of them that "
-                    "are no treatment by --vehicle."
+                    f"{sorted(set(given[mine & ~is_vehicle].dropna()), key=str)[:8]}: "
+                    "name those of them that are no treatment by --vehicle."
                 )
             raise ValueError(
                 f"No well is a control {value!r} by the column {control!r}, which has "
@@ -324,17 +324,21 @@ def well_kinds(
     )
 
 
+def _fold(name: object) -> str:
+    """A name as it is compared where upper and lower case are alike."""
+    return str(name).strip().casefold()
+
+
 def _folded(names: pd.Series) -> pd.Series:
-    """Names as they are compared where upper and lower case are alike."""
-    return names.map(lambda name: str(name).strip().casefold(), na_action="ignore")
+    return names.astype(object).map(_fold, na_action="ignore")
 
 
 def _check_spelling(wells: pd.DataFrame, column: str, names: Sequence[str]) -> None:
     """Refuse values that differ from a name by upper and lower case alone."""
     for name in names:
-        alike = _folded(wells[column]) == name.strip().casefold()
+        alike = _folded(wells[column]) == _fold(name)
         rows = np.flatnonzero(alike & ~wells[column].isin(names))
-        if len(rows):
+        if len(rows) and (wells[column] == name).any():
             raise ValueError(
                 f"{_named(wells, ['plate', 'well'], rows)}, has the {column} "
                 f"{wells[column].iloc[rows[0]]!r}, where others have {name!r}: spell "

@@ -193,6 +193,7 @@ ARRAYS = {
     "paths": (["a.tif", "b.tif"], "X has paths, such as 'a.tif': pass a table"),
     "one image": (images(1), "1 sample, and a minimum of 2"),
     "None": (None, "array=None"),
+    "a number": (np.array(5.0), "got scalar array"),
 }
 
 
@@ -229,6 +230,8 @@ def test_labels_of_other_rows():
     for learn in (tiny().fit, tiny().partial_fit):
         with pytest.raises(ValueError, match=r"inconsistent numbers.*12.*11"):
             learn(images(), np.zeros(11))
+    with pytest.raises(ValueError, match="X is a path"):
+        tiny().fit("plates", np.zeros(11))
 
 
 OTHER = {

@@ -445,10 +445,11 @@ def test_compounds_on_healthy_cells_are_left_out(folder, model, tmp_path, capsys
     assert told in capsys.readouterr().err
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     left_out = record["wells_left_out"]
-    assert [well["left_out"] in told for well in left_out] == [True, True]
+    assert [f"({well['left_out']})" in told for well in left_out] == [True, True]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Wells left out, listed below: 2." in page
-    assert ", ".join(well["well"] for well in left_out[:1]) in page.split("Wells le")[2]
+    listed = page.split("<h2>Wells left out</h2>")[1].split("<h2")[0]
+    assert all(well["well"] in listed for well in left_out)
     table = pd.read_csv(tmp_path / "out" / "compounds.csv").set_index("compound")
     assert table["n_rows"].to_dict() == {"compound-1": 10, "compound-2": 12}
 
@@ -539,6 +540,19 @@ def test_wrong_names_are_told_before_training(folder, tmp_path, capsys):
     assert run("screen", *given, *wrong, "--minutes", 60, "--out", out) == 1
     assert "no column 'disease', but" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("--minuts", "--minutes"), ("--che", "--checkpoint"), ("--gpu", ""), ("b", "")],
+)
+def test_unknown_options_are_refused(name, meant, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("fit", tmp_path, name, "--out", tmp_path / "x")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    remedy = f"; is {meant} meant?" if meant else ""
+    assert told == f"gandl fit: error: unrecognized arguments: {name}{remedy}"
 
 
 @pytest.mark.parametrize("command", ["fit", "embed", "score", "screen", "generate"])

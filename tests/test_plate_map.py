@@ -180,6 +180,8 @@ def test_names_that_differ_by_case_alone():
         spelled = wells(state=["mock", "infected", "infected", state, "uv"])
         with pytest.raises(ValueError, match=rf"well A04, has the state '{state}', wh"):
             well_kinds(spelled, **COLUMNS)
+    with pytest.raises(ValueError, match=r"No well is a control 'Mock'.*'mock'"):
+        well_kinds(wells(), **{**COLUMNS, "negative": "Mock"})
     given = wells(compound=[None, "dmso", "drug", "drug", None])
     assert well_kinds(given, **COLUMNS)["kind"][1] == "infected"
     names = pd.Series(["Aspirin", "aspirin", None, "drug", "drug"])

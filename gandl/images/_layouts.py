@@ -64,7 +64,11 @@ def list_table(
 
 def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
     if not isinstance(table, pd.DataFrame):
-        remedy = " Read it: pd.read_csv(...)." if isinstance(table, str) else ""
+        remedy = (
+            " Read it: pd.read_csv(...)."
+            if isinstance(table, str | os.PathLike)
+            else ""
+        )
         raise TypeError(
             f"`table` must be a pandas DataFrame, got {type(table)}.{remedy}"
         )
@@ -191,15 +195,17 @@ def _no_match(root: str, pattern: str) -> str:
     names = list(islice(_files(root), _N_LOOKED_AT))
     suffix = os.path.splitext(pattern)[1].lower()
     alike = [n for n in names if os.path.splitext(n)[1].lower() == suffix]
-    seen = ", ".join(map(repr, (alike or names)[:_N_EXAMPLES])) or "nothing"
     loose = re.compile(_compile(pattern).pattern, re.IGNORECASE)
+    cased = [n for n in names if loose.fullmatch(n)]
     depths = sorted({name.count("/") for name in alike})
     reason = "A pattern is the whole path below that folder, without wildcards."
-    if any(map(loose.fullmatch, names)):
+    if cased:
         reason = "They differ by upper and lower case."
     elif depths and pattern.count("/") not in depths:
         reason += f" Files are {_depth(depths[0])} below it, those of the pattern"
         reason += f" {_depth(pattern.count('/'))}."
+    shown = (cased or alike or names)[:_N_EXAMPLES]
+    seen = ", ".join(map(repr, shown)) or "nothing"
     return (
         f"No file in {root!r} matches the pattern {pattern!r}. The folder holds, for "
         f"example: {seen}. {reason} Names of the common microscopes need no pattern."

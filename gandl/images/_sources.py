@@ -266,7 +266,8 @@ class FileSource:
             raise ValueError(
                 f"{path!r} holds an image of shape {image.shape} and type "
                 f"{image.dtype}, where the collection's first file announces shape "
-                f"{expected} and type {self.file_dtype}. Crop it. {REMEDY}"
+                f"{expected} and type {self.file_dtype}. Crop it where its "
+                f"size differs. {REMEDY}"
             )
         return image
 

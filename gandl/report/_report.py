@@ -221,7 +221,8 @@ class _Page:
             batch=None if batch is None else batch[treated],
         )
         reasons = wells.get("left_out", pd.Series("", index=wells.index))
-        self.wells_left_out = wells.assign(why=reasons)[reasons.fillna("") != ""]
+        is_left_out = reasons.notna() & (reasons != "")
+        self.wells_left_out = wells.assign(why=reasons.astype(object))[is_left_out]
         self._ranges: np.ndarray | None = None
 
     def summary(self) -> str:
@@ -290,9 +291,9 @@ class _Page:
             return ""
         table = table.assign(wells=table.get("well", table.index).astype(str))
         keys = [name for name in ("plate",) if name in table] + ["why"]
-        listed = table.groupby(keys, sort=False, dropna=False)["wells"].agg(
-            ["size", ", ".join]
-        )
+        listed = table.groupby(keys, sort=False, dropna=False, observed=True)[
+            "wells"
+        ].agg(["size", ", ".join])
         listed = listed.set_axis(["number", "wells"], axis=1).reset_index()
         order = [*keys[:-1], "number", "wells", "why"]
         return (

@@ -123,8 +123,9 @@ def test_no_match_shows_pattern_and_examples(make):
         ImageCollection.from_folder(root, "{well}.tif")
     with pytest.raises(ValueError, match=r"'p1/A02\.tif'\. .* without wildcards\. N"):
         ImageCollection.from_folder(root, "*/{well}.tif")
-    with pytest.raises(ValueError, match="differ by upper and lower case"):
-        ImageCollection.from_folder(root, "{plate}/{well}.TIF")
+    root = make("p1/1.tif", "p1/2.tif", "p1/3.tif", "p1/P_A01.TIF")
+    with pytest.raises(ValueError, match=r"for example: 'p1/P_A01\.TIF'\. They differ"):
+        ImageCollection.from_folder(root, "{plate}/P_{well}.tif")
 
 
 def test_empty_and_missing_root(tmp_path):
