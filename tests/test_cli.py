@@ -17,6 +17,7 @@ import zarr
 
 import gandl._presets
 from gandl import GANDLFeaturizer, ImageCollection
+from gandl._cli_images import check_sites
 from gandl.cli import main
 from gandl.datasets import make_screen
 from gandl.gan import Trainer
@@ -610,6 +611,12 @@ def test_plates_of_one_name_are_not_averaged(folder, tmp_path, capsys):
     out = ["--out", tmp_path / "other"]
     assert run("screen", *given, "--pattern", pattern, *batch, *out) == 0
     assert "which differ in field, are averaged" in capsys.readouterr().err
+
+
+def test_images_of_a_well_that_nothing_tells_apart_are_told(capsys):
+    check_sites(pd.DataFrame({"plate": "1", "well": ["A01", "A01", "B01"]}))
+    told = "Images of one well, such as those of plate 1, well A01, are averaged.\n"
+    assert capsys.readouterr().err == told
 
 
 def test_wells_without_images_and_without_controls_are_told(folder, tmp_path, capsys):
