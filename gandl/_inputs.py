@@ -45,17 +45,12 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
             f"X is a path, {str(X)!r}. ImageCollection.from_folder(path, pattern) "
             "reads a folder, ImageCollection.from_table a table of paths."
         )
-    if (
-        getattr(X, "ndim", 1)
-        and isinstance(X, list | tuple | np.ndarray | pd.Series)
-        and len(X)
-    ):
-        first = X.iloc[0] if isinstance(X, pd.Series) else X[0]
-        if isinstance(first, str | PathLike):
-            raise ValueError(
-                f"X has paths, such as {str(first)!r}: pass a table of them, "
-                'pd.DataFrame({"path": X}), or make an ImageCollection.'
-            )
+    is_list = isinstance(X, list | tuple) or getattr(X, "ndim", 0) == 1
+    if is_list and isinstance(first := next(iter(X), None), str | PathLike):
+        raise ValueError(
+            f"X has paths, such as {str(first)!r}: pass a table of them, "
+            'pd.DataFrame({"path": X}), or make an ImageCollection.'
+        )
     X = with_files(X)
     if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
         X = np.stack([np.asarray(image) for image in X])

@@ -335,14 +335,15 @@ def _folded(names: pd.Series) -> pd.Series:
 
 def _check_spelling(wells: pd.DataFrame, column: str, names: Sequence[str]) -> None:
     """Refuse values that differ from a name by upper and lower case alone."""
+    values = wells[column]
+    folded = _folded(values).where(~values.isin(names))
     for name in names:
-        alike = _folded(wells[column]) == _fold(name)
-        rows = np.flatnonzero(alike & ~wells[column].isin(names))
-        if len(rows) and (wells[column] == name).any():
+        rows = np.flatnonzero(folded == _fold(name))
+        if len(rows) and (values == name).any():
             raise ValueError(
                 f"{_named(wells, ['plate', 'well'], rows)}, has the {column} "
-                f"{wells[column].iloc[rows[0]]!r}, where others have {name!r}: spell "
-                "them alike."
+                f"{values.iloc[rows[0]]!r}, where others have {name!r}: spell them "
+                "alike."
             )
 
 

@@ -290,15 +290,13 @@ class _Page:
         if not len(table := self.wells_left_out):
             return ""
         table = table.assign(wells=table.get("well", table.index).astype(str))
-        keys = [name for name in ("plate",) if name in table] + ["why"]
-        listed = table.groupby(keys, sort=False, dropna=False, observed=True)[
-            "wells"
-        ].agg(["size", ", ".join])
-        listed = listed.set_axis(["number", "wells"], axis=1).reset_index()
-        order = [*keys[:-1], "number", "wells", "why"]
+        keys = ["plate", "why"] if "plate" in table else ["why"]
+        groups = table.groupby(keys, sort=False, dropna=False, observed=True)
+        listed = groups["wells"].agg(number="size", wells=", ".join).reset_index()
+        listed["why"] = listed.pop("why")  # the last, as a text of any length
         return (
             "<h2>Wells left out</h2><p>Have no score, and are in no table above: "
-            f"{len(table)}.</p>{prose(listed[order])}"
+            f"{len(table)}.</p>{prose(listed)}"
         )
 
     def typical_off(self) -> str:
