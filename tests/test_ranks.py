@@ -149,6 +149,19 @@ def test_processes_that_a_rank_starts_are_refused(monkeypatch):
         pass
 
 
+def test_machines_that_do_not_find_each_other_are_told_how(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-interface")
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(
+        torch.distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 2)])
+    )
+    with pytest.raises(ConnectionError, match="GLOO_SOCKET_IFNAME"), joined(CPU):
+        pass
+    assert not torch.distributed.is_initialized()
+
+
 def test_torchrun_with_one_process_is_no_group(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -226,14 +226,23 @@ def _make_group(device: torch.device) -> None:
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))
     # Addresses of an earlier group of these processes are still in the store.
     n_before = store.add(f"gandl/{rank}", 1)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(f"gandl/{n_before}", store),
-        rank=rank,
-        world_size=size,
-        timeout=_TIMEOUT,
-        device_id=device if device.type == "cuda" else None,
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"gandl/{n_before}", store),
+            rank=rank,
+            world_size=size,
+            timeout=_TIMEOUT,
+            device_id=device if device.type == "cuda" else None,
+        )
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"Rank {rank} of {size} cannot connect to the others. On several machines, "
+            "each is to find the others by name; where a machine's own name stands for "
+            "127.0.0.1 or 127.0.1.1, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for "
+            "GPUs) to the network interface that leads to the others, such as eth0. "
+            f"PyTorch says: {error}"
+        ) from error
 
 
 def check_batch(batch_size: int, adversarial_batch: int, ranks: Ranks) -> None:
