@@ -185,14 +185,19 @@ def aggregate(
         if len(missing):
             raise ValueError(f"Row {missing[0]} has no {name!r}.")
     grouped = profiles.groupby(keys, sort=False, observed=True)
+    # Not .first(), which takes the first that is not missing.
+    first, group = ~profiles.duplicated(keys), grouped.ngroup()
+
+    def has_one_value_in_each(name: str) -> bool:
+        values, _ = pd.factorize(profiles[name])
+        return bool((values == values[first][group]).all())
+
     others = [
         name
         for name in map(str, profiles)
-        if name not in {*keys, *features, _N_ROWS}
-        and (grouped[name].nunique(dropna=False) == 1).all()
+        if name not in {*keys, *features, _N_ROWS} and has_one_value_in_each(name)
     ]
-    # Not .first(), which takes the first that is not missing.
-    known = profiles[~profiles.duplicated(keys)].set_index(keys)[others]
+    known = profiles[first].set_index(keys)[others]
     averages = grouped[features].agg(how)
     count = grouped.size().rename(_N_ROWS)
     return known.join(count).join(averages).reset_index()
