@@ -12,7 +12,8 @@ methods have the same minutes each, of processor time.
 
 All of it takes many hours. Runs that were made before for the same minutes, in one file
 or several, join the table by ``--join``, and are not made again; ``--methods ""`` then
-only prints.
+only prints. ``--over gandl`` gives each score's difference from that method's too, fold
+by fold, since folds differ in difficulty.
 
 What it measures: a linear SVM whose C is chosen inside the training folds, 20 nearest
 neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held out;
@@ -65,6 +66,7 @@ def main() -> None:
         "another machine had after as many images in fewer",
     )
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--over", help="a method: differences from its scores")
     parser.add_argument("--out", type=Path, default=Path("embedding.json"))
     arguments = parser.parse_args()
     methods = [m for m in arguments.methods.split(",") if m]
@@ -87,6 +89,8 @@ def main() -> None:
                     results += measure(data, method, arguments.minutes, seed)
                     save(results, arguments.out)
         print(f"\n{name}\n{table(results, name)}\n", flush=True)
+        if over := arguments.over:
+            print(f"Over {over}\n{differences(results, name, over)}\n", flush=True)
         if told := unlike(results, name):
             print(f"{told}\n", flush=True)
         if ranks := label_free(results, name):
@@ -136,15 +140,15 @@ def processor() -> str:
 
 def unlike(results: list[dict], name: str) -> str:
     """What sets trained rows of a table apart but their methods, if anything does."""
-    ends: dict[tuple, float] = {}
+    minutes_of: dict[tuple, float] = {}
     for r in results:
         if r["data"] == name and r["images seen"]:
             key = (r["method"], r["seed"], r["machine"], r["threads"])
-            ends[key] = max(r["minutes"], ends.get(key, 0.0))
-    machines = sorted({f"{machine}, {n} threads" for _, _, machine, n in ends})
+            minutes_of[key] = max(r["minutes"], minutes_of.get(key, 0.0))
+    machines = sorted({f"{machine}, {n} threads" for _, _, machine, n in minutes_of})
     texts = [f"machines: {'; '.join(machines)}"] if len(machines) > 1 else []
-    if ends and max(ends.values()) > 1.1 * min(ends.values()):
-        told = {f"{key[0]} {minutes:.0f}" for key, minutes in ends.items()}
+    if minutes_of and max(minutes_of.values()) > 1.1 * min(minutes_of.values()):
+        told = {f"{key[0]} {minutes:.0f}" for key, minutes in minutes_of.items()}
         texts.append(f"minutes: {', '.join(sorted(told))}")
     return f"Compare with care, rows differ in {' and in '.join(texts)}." * bool(texts)
 
@@ -155,39 +159,54 @@ def table(results: list[dict], name: str) -> str:
     "over untrained" is of the first score of ``LABELLED`` that a task has.
     """
     texts = []
-    chosen = [r for r in results if r["data"] == name]
-    for task in dict.fromkeys(r["task"] for r in chosen):
+    for task, methods in ends(results, name).items():
         rows = {}
-        plain = [r for r in chosen if (r["task"], r["method"]) == (task, "untrained")]
-        for method in dict.fromkeys(r["method"] for r in chosen):
-            mine = [r for r in chosen if (r["task"], r["method"]) == (task, method)]
-            last = max(r["minutes"] for r in mine)
-            ends = {r["seed"]: r for r in mine}  # the last of each seed
-            scores = pd.DataFrame([fold for r in ends.values() for fold in r["folds"]])
+        for method, mine in methods.items():
+            scores = pd.DataFrame([fold for r in mine for fold in r["folds"]])
             rows[method] = {
                 "d": mine[-1]["d"],
-                "minutes": round(last, 1),
-                "images seen": int(np.mean([r["images seen"] for r in ends.values()])),
+                "minutes": round(max(r["minutes"] for r in mine), 1),
+                "images seen": int(np.mean([r["images seen"] for r in mine])),
             } | {k: f"{v.mean():.3f} ± {v.std(ddof=0):.3f}" for k, v in scores.items()}
-            if plain and task != "nuisances":
-                rows[method]["over untrained"] = gain(list(ends.values()), plain)
+            if "untrained" in methods and task != "nuisances":
+                score = next(s for s in LABELLED if s in scores)
+                more = gains(mine, methods["untrained"])[score]
+                rows[method]["over untrained"] = more
         texts.append(f"{task}\n{pd.DataFrame(rows).T.to_string()}")
     return "\n\n".join(texts)
 
 
-def gain(ours: list[dict], plain: list[dict]) -> str:
-    """By how much the first labelled score is above the untrained network's.
+def differences(results: list[dict], name: str, over: str) -> str:
+    """Each score less that of the method ``over``, by `gains`."""
+    texts = []
+    for task, methods in ends(results, name).items():
+        if over in methods and task != "nuisances":
+            rows = {m: gains(mine, methods[over]) for m, mine in methods.items()}
+            texts.append(f"{task}\n{pd.DataFrame(rows).T.to_string()}")
+    return "\n\n".join(texts)
+
+
+def ends(results: list[dict], name: str) -> dict[str, dict[str, list[dict]]]:
+    """Of each task and method, what each seed's training came to at its end."""
+    last: dict[str, dict[str, dict[int, dict]]] = {}
+    for r in results:
+        if r["data"] == name:
+            of_method = last.setdefault(r["task"], {}).setdefault(r["method"], {})
+            of_method[r["seed"]] = r
+    return {
+        task: {method: list(seeds.values()) for method, seeds in methods.items()}
+        for task, methods in last.items()
+    }
+
+
+def gains(ours: list[dict], theirs: list[dict]) -> dict[str, str]:
+    """By how much our scores are above theirs, mean ± standard deviation.
 
     Fold by fold, since folds differ in difficulty: that is no uncertainty of a gain.
     """
-    score = next(s for s in LABELLED if s in plain[0]["folds"][0])
-    folds = [[fold[score] for fold in r["folds"]] for r in plain]
-    more = [
-        fold[score] - base
-        for r in ours
-        for fold, base in zip(r["folds"], np.mean(folds, axis=0), strict=True)
-    ]
-    return f"{np.mean(more):+.3f} ± {np.std(more):.3f}"
+    base = sum(pd.DataFrame(r["folds"]) for r in theirs) / len(theirs)
+    more = pd.concat([pd.DataFrame(r["folds"]) - base for r in ours])
+    return {k: f"{v.mean():+.3f} ± {v.std(ddof=0):.3f}" for k, v in more.items()}
 
 
 def label_free(results: list[dict], name: str) -> str:

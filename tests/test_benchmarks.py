@@ -69,10 +69,13 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     assert {r["method"] for r in results} == set(methods[1].split(","))
     assert {r["d"] for r in results if r["method"] == changed} == {2 * 4 * 8}
     again = ("--methods", "", "--data", "mitocheck", "--join")
-    run(embedding, monkeypatch, *again, both)
-    told = capsys.readouterr().out
+    run(embedding, monkeypatch, *again, both, "--over", "untrained")
+    told, over = capsys.readouterr().out.split("Over untrained\n")
     assert changed in told
-    assert "Compare with care" not in told
+    assert changed in over
+    ours, theirs = ([{"folds": [{"a": a}, {"a": a + 2}]}] for a in (1.0, 0.5))
+    assert embedding.gains(ours, theirs) == {"a": "+0.500 ± 0.000"}
+    assert "Compare with care" not in over
     slower = [r | {"minutes": r["minutes"] + 9, "method": "paper"} for r in results]
     both.write_text(json.dumps(results + slower))
     run(embedding, monkeypatch, *again, both)
