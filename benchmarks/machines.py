@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 SCRIPT = """
-import os, numpy as np, torch
+import numpy as np, torch
 torch.set_num_threads(1)
 from gandl import GANDLFeaturizer, _checkpoints
 _checkpoints._SECONDS = 0
@@ -58,6 +58,8 @@ def main() -> None:
             shutil.rmtree(first / "night")
             processes = [start(first), start(second)]
             while len([*first.glob("night/*")]) < 2:
+                if processes[0].poll() is not None:
+                    sys.exit((first / "log").read_text())
                 time.sleep(0.01)
             kill("gandl2")
             killed = time.monotonic()
