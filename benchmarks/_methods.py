@@ -7,6 +7,7 @@ learns, one at each checkpoint on the way.
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +27,6 @@ from torch import Tensor, nn
 from gandl._batches import load_scaled, tiles, training_batches
 from gandl._diagnostics import frechet_distance
 from gandl._embedding import BATCH, draw, embed, take
-from gandl._fitting import learning_rate_scale
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
 from gandl._whitening import n_crops_of, view_statistics, whitening
@@ -63,10 +63,9 @@ Method = Callable[[Data, float, int], Iterator[Embedding]]
 class Learner:
     """What trains by batches: a step, the embedding of a batch, and drawn images."""
 
-    step: Callable[[Tensor, float], Any]
+    step: Callable[[Tensor, float], Any]  # of a batch and the learning rate's factor
     embed: Callable[[Tensor], Tensor]
     batch_size: int
-    schedule: str = "cosine"
     n_views: int | None = None
     whiten: bool = True
     view_size: int | None = None
@@ -142,7 +141,7 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
     with closing(batches):
         start = time.process_time()
         while waiting:
-            scale = learning_rate_scale(learner.schedule, n_steps, fraction)
+            scale = rising_cosine(n_steps, fraction)
             learner.step(torch.from_numpy(next(batches)), scale)
             n_steps += 1
             now = spent + time.process_time() - start
@@ -163,6 +162,11 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
                     _frechet(data, learner),
                 )
                 spent, start = now, time.process_time()
+
+
+def rising_cosine(step: int, fraction: float) -> float:
+    """Factor of a learning rate that rises for 30 steps, and falls to 0 at the end."""
+    return min(1.0, (step + 1) / 30) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def _frechet(data: Data, learner: Learner) -> float | None:
@@ -309,10 +313,9 @@ def gandl(preset: str = "default", **changes: Any) -> Method:
         config, options = _gandl(data, preset, **changes)
         trainer = Trainer(config, seed, dtype=DTYPE)
         learner = Learner(
-            trainer.step,
-            lambda x: trainer.discriminator.embed(x, options["features"]),
+            lambda x, _: trainer.step(x),
+            lambda x: trainer.embedder.embed(x, options["features"]),
             options["batch_size"],
-            options["schedule"],
             n_views=options["n_views"],
             whiten=options["whiten"] and options["features"] != "penultimate",
             draw=(lambda: draw(trainer.average, 2048, seed))

@@ -62,8 +62,8 @@ def main() -> None:
         "--until",
         type=float,
         default=1.0,
-        help="end at this share of the minutes, by the schedule of all of them: what "
-        "another machine had after as many images in fewer",
+        help="end at this share of the minutes, at the learning rates of all of them: "
+        "what another machine had after as many images in fewer",
     )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--over", help="a method: differences from its scores")

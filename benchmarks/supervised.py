@@ -24,14 +24,13 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from _methods import DTYPE, _descend, _gandl, _size
+from _methods import DTYPE, _descend, _gandl, _size, rising_cosine
 from embedding import processor, save
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from gandl._batches import load_scaled, pad_to, tiles
 from gandl._embedding import turned
-from gandl._fitting import learning_rate_scale
 from gandl.gan._augment import dihedral, random_view
 
 BATCH = 64
@@ -70,7 +69,7 @@ def fit(
         x = torch.from_numpy(_crops(data, images, chosen, size))
         x = random_view(dihedral(x, rng), rng, size=size)
         loss = F.cross_entropy(network(x), torch.from_numpy(y[chosen]), weight)
-        _descend(optimizer, loss, learning_rate_scale("cosine", n_steps, fraction))
+        _descend(optimizer, loss, rising_cosine(n_steps, fraction))
         n_steps += 1
         fraction = (time.process_time() - start) / 60 / minutes
     return network, n_steps * BATCH

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,24 +22,8 @@ from gandl.gan import Trainer
 if TYPE_CHECKING:
     from gandl._checkpoints import Checkpoints
 
-# Steps in which the learning rate rises: under contrast, the first are the roughest.
-WARM_UP = 30
 _REPEATED = 2  # dropped steps are more than chance
 _WATCHED = 16  # steps between two looks at what was dropped, which wait for the device
-
-
-def learning_rate_scale(schedule: str, step: int, fraction: float) -> float:
-    """Factor of the learning rate at a step, after a fraction of the training.
-
-    "constant"; "warm-up": rises over the first steps; "cosine": and then falls to 0 by
-    half a cosine.
-    """
-    if schedule == "constant":
-        return 1.0
-    rise = min(1.0, (step + 1) / WARM_UP)
-    return (
-        rise if schedule == "warm-up" else rise * (1 + math.cos(math.pi * fraction)) / 2
-    )
 
 
 @dataclass
@@ -59,7 +42,6 @@ def train(
     *,
     n_steps: int,
     max_minutes: float,
-    schedule: str,
     recorder: LossRecorder,
     progress: TrainingProgress,
     interrupt: Interrupt,
@@ -70,16 +52,15 @@ def train(
 ) -> None:
     """Take ``n_steps``, or as many as fit into ``max_minutes``, or until interrupted.
 
-    ``schedule`` is that of `learning_rate_scale`; ``position`` says where to begin,
-    and is kept up to date. Ranks that train together take the same steps: what clock,
-    signals and callbacks say to one of them goes for all.
+    ``position`` says where to begin, and is kept up to date. Ranks that train together
+    take the same steps: what clock, signals and callbacks say to one of them goes for
+    all.
     """
     ranks = trainer.ranks
     start = time.perf_counter() - 60 * position.minutes
     while position.steps < n_steps and position.fraction < 1:
-        scale = learning_rate_scale(schedule, trainer.n_steps, position.fraction)
         batch = upload(torch.from_numpy(next(batches)), trainer.device)
-        recorder.add(trainer.step(batch, scale))
+        recorder.add(trainer.step(batch))
         position.steps += 1
         minutes = (time.perf_counter() - start) / 60
         position.minutes, heard = ranks.largest(minutes, interrupt.signal or 0)

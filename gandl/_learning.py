@@ -100,7 +100,6 @@ def _train_anew(
         _checkpoints(featurizer, images, ranks) as checkpoints,
         _progress(featurizer, context, ranks) as progress,
     ):
-        schedule = featurizer._resolve("schedule")
         whole = _train(
             featurizer,
             trainer,
@@ -108,7 +107,6 @@ def _train_anew(
             seed,
             n_images,
             progress,
-            schedule,
             watched=True,
             checkpoints=checkpoints,
         )
@@ -138,9 +136,8 @@ def _train_further(featurizer: Any, X: Any, y: Any, ranks: Ranks) -> None:
     else:
         seed = _seed(featurizer, ranks)
         images, trainer = _start(featurizer, X, y, ranks, seed)
-    schedule = featurizer._resolve("schedule").replace("cosine", "warm-up")
     with _progress(featurizer, None, ranks) as progress:
-        _train(featurizer, trainer, images, seed, len(images), progress, schedule)
+        _train(featurizer, trainer, images, seed, len(images), progress)
 
 
 def _checked(featurizer: Any, X: Any, y: Any, *, reset: bool) -> ImageCollection:
@@ -196,7 +193,6 @@ def _train(
     seed: int,
     n_images: float,
     progress: TrainingProgress,
-    schedule: str,
     *,
     watched: bool = False,
     checkpoints: Checkpoints | None = None,
@@ -241,7 +237,6 @@ def _train(
             batches,
             n_steps=math.ceil(n_images / batch_size),
             max_minutes=featurizer.max_minutes or math.inf,
-            schedule=schedule,
             recorder=recorder,
             progress=progress,
             interrupt=interrupt,
@@ -331,7 +326,7 @@ def _learn_whitening(
     )
     with closing(batches):
         return learn_whitening(
-            trainer.discriminator,
+            trainer.embedder,
             (torch.from_numpy(batch).to(trainer.device) for batch in batches),
             n_crops,
             torch.Generator(trainer.device).manual_seed(seed),

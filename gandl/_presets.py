@@ -40,7 +40,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latent_start": True,  # cells of many shapes from the first minutes on
         "detail": True,
         "ema_kimg": 2.0,
-        "schedule": "cosine",
+        "warm_up": 30,  # under contrast, the first steps are the roughest
+        "average_discriminator": True,
     },
     "paper": {
         "features": "penultimate",
@@ -65,7 +66,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latent_start": False,
         "detail": False,
         "ema_kimg": 10.0,
-        "schedule": "constant",
+        "warm_up": 0,
+        "average_discriminator": False,
     },
 }
 
@@ -139,7 +141,9 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
         "style_mixing",
         "augment_kimg",
         "learning_rate",
+        "warm_up",
         "ema_kimg",
+        "average_discriminator",
     )
     return GANConfig(
         n_channels=images.shape[1],

@@ -98,8 +98,8 @@ class GANDLFeaturizer(
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
         Adam's for the adversarial game, both networks. With the default preset, all
-        learning rates rise for 30 steps, then fall to 0 by half a cosine; with the
-        paper's they stay.
+        learning rates rise for 30 steps; then they stay, and embeddings are of a moving
+        average of the discriminator.
     r1_gamma : float or "auto", default=None
         Weight of the R1 penalty. "auto": ``0.0002 * image_size ** 2 / batch_size``.
     path_length_weight : float, default=None
@@ -132,7 +132,7 @@ class GANDLFeaturizer(
     Attributes
     ----------
     weights_ : dict of str to ndarray
-        Weights of the discriminator and of the generator's moving average.
+        Weights of the discriminator (default: its average) and the generator's average.
     config_ : GANConfig
         Shape of the networks and constants of their training.
     whitening_ : dict of str to tuple of 2 ndarray

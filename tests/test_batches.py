@@ -19,7 +19,6 @@ from gandl._batches import (
     tiles,
     training_batches,
 )
-from gandl._fitting import learning_rate_scale
 from gandl.images import ImageCollection, scale_intensity
 
 
@@ -144,14 +143,6 @@ def test_training_batches_are_scaled_crops():
     assert batch.dtype == np.float32
     assert batch[:, 0].max() > 0.9
     assert -1 <= batch[:, 1].min() <= batch[:, 1].max() <= 0
-
-
-def test_learning_rate_rises_then_falls():
-    assert learning_rate_scale("constant", 0, 0.5) == 1
-    assert learning_rate_scale("warm-up", 14, 0.9) == 0.5
-    assert learning_rate_scale("cosine", 14, 0.0) == 0.5
-    assert learning_rate_scale("cosine", 100, 0.5) == pytest.approx(0.5)
-    assert learning_rate_scale("cosine", 100, 1.0) == 0
 
 
 def test_order_and_crops_do_not_depend_on_the_speed_of_reading(monkeypatch):

@@ -631,8 +631,8 @@ def test_several_bad_steps_take_training_back(images, monkeypatch):
 def test_one_bad_batch_is_no_repetition(images, monkeypatch):
     right = gandl.gan.Trainer.step
 
-    def step(trainer, batch, scale):
-        return right(trainer, batch * (math.nan if trainer.n_steps == 5 else 1), scale)
+    def step(trainer, batch):
+        return right(trainer, batch * (math.nan if trainer.n_steps == 5 else 1))
 
     monkeypatch.setattr(gandl.gan.Trainer, "step", step)
     fitted = tiny(max_kimg=0.32).fit(images)  # and no warning

@@ -59,8 +59,13 @@ class GANConfig:
         Thousand images in which adaptation can go from 0 to 1.
     learning_rate : float, default=0.002
         Adam's for the adversarial game, both networks.
+    warm_up : int, default=0
+        Steps over which all learning rates rise; then they stay.
     ema_kimg : float, default=10.0
         Half-life of the generator's average, in thousand images at batch 32.
+    average_discriminator : bool, default=False
+        Whether what is kept of the discriminator is an average too, whose half-life is
+        a fiftieth of the images seen.
 
     See Also
     --------
@@ -93,7 +98,9 @@ class GANConfig:
     augment: float | None = None
     augment_kimg: float = 500.0
     learning_rate: float = 0.002
+    warm_up: int = 0
     ema_kimg: float = 10.0
+    average_discriminator: bool = False
 
     @property
     def block_widths(self) -> dict[int, int]:

@@ -88,9 +88,13 @@ class Trainer:
         self.discriminator = config.discriminator(init).to(device)
         width = self.discriminator.block_widths[4]
         self.contrast_head = ContrastHead(init, width).to(device)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        for network in (self.generator, self.discriminator, self.average):
+        for network in (self.generator, self.discriminator):
             network.dtype = dtype
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        # What is kept of the discriminator, and embeds.
+        self.embedder = self.discriminator
+        if config.average_discriminator:
+            self.embedder = copy.deepcopy(self.discriminator).requires_grad_(False)
         # A seed of its own: latents are not to repeat the draws of the weights.
         own = int(torch.randint(2**62, (), generator=init))
         self.rng = SharedGenerator(ranks, self.device)
@@ -105,6 +109,13 @@ class Trainer:
         self._make_optimizers()
         self._broken = torch.zeros(len(self.optimizers), device=device)
         self._n_broken = torch.zeros((), device=device)
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        names = ["generator", "discriminator", "contrast_head", "average"]
+        if self.config.average_discriminator:
+            names.append("embedder")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def augment_p(self) -> float:
@@ -142,7 +153,7 @@ class Trainer:
             ),
         }
 
-    def step(self, real: Tensor, learning_rate_scale: float = 1.0) -> dict[str, Tensor]:
+    def step(self, real: Tensor) -> dict[str, Tensor]:
         """Take one step of both networks.
 
         Parameters
@@ -150,15 +161,15 @@ class Trainer:
         real : Tensor of shape (N, C, size, size)
             Real images from -1, dark, to 1, on the trainer's device; of several ranks,
             this one's share of the batch.
-        learning_rate_scale : float, default=1.0
-            Factor of the learning rate in this step.
 
         Returns
         -------
         dict of str to Tensor
             Losses by name, as tensors that nobody has waited for.
         """
-        scale = learning_rate_scale * self.learning_rate_factor
+        scale = self.learning_rate_factor
+        if self.n_steps < self.config.warm_up:
+            scale *= (self.n_steps + 1) / self.config.warm_up
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * scale
@@ -169,6 +180,8 @@ class Trainer:
             losses["contrast"] = self._update_by_contrast(real)
         if self.config.adversarial_batch:
             losses |= self._adversarial_step(real)
+        if self.config.average_discriminator:
+            self._update_embedder(len(real) * self.ranks.size)
         self._n_broken += self._broken.sum() > before
         self.n_steps += 1
         self.n_images += len(real) * self.ranks.size
@@ -223,8 +236,8 @@ class Trainer:
         bool
             Whether they are.
         """
-        networks = (self.generator, self.discriminator, self.contrast_head)
-        states = [w for n in (*networks, self.average) for w in n.state_dict().values()]
+        networks = self._networks.values()
+        states = [w for n in networks for w in n.state_dict().values()]
         return bool(torch.stack([w.isfinite().all() for w in states]).all())
 
     def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
@@ -320,12 +333,13 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self, n: int) -> None:
         half_life = min(self.config.ema_kimg * 1000 * n / 32, 0.05 * self.n_images)
-        decay = 0.5 ** (n / max(half_life, 1e-8))
-        for ours, theirs in zip(
-            self.average.parameters(), self.generator.parameters(), strict=True
-        ):
-            ours.lerp_(theirs, 1 - decay)
+        _approach(self.average, self.generator, n, half_life)
         self.average.mapping.mean_style.copy_(self.generator.mapping.mean_style)
+
+    @torch.no_grad()
+    def _update_embedder(self, n: int) -> None:
+        _approach(self.embedder, self.discriminator, n, 0.02 * self.n_images)
+        self.embedder.mean_stddev.copy_(self.discriminator.mean_stddev)
 
     def _agree(self, losses: dict[str, Tensor]) -> None:
         """Average over ranks what each has measured on its own images."""
@@ -352,12 +366,12 @@ class Trainer:
         Returns
         -------
         dict of str to Tensor
-            Weights of the discriminator and of the generator's moving average, by
-            names that start with "discriminator." and "generator.".
+            Weights of the discriminator, or of its moving average, and of the
+            generator's, by names that start with "discriminator." and "generator.".
         """
         return _prefixed(
             {
-                "discriminator": self.discriminator.state_dict(),
+                "discriminator": self.embedder.state_dict(),
                 "generator": self.average.state_dict(),
             }
         )
@@ -370,9 +384,12 @@ class Trainer:
         weights : dict of str to Tensor
             What `weights` returned.
         """
-        self.discriminator.load_state_dict(_under("discriminator", weights))
-        for network in (self.generator, self.average):
-            network.load_state_dict(_under("generator", weights))
+        for name, networks in {
+            "discriminator": (self.discriminator, self.embedder),
+            "generator": (self.generator, self.average),
+        }.items():
+            for network in networks:
+                network.load_state_dict(_under(name, weights))
 
     def state(self) -> dict[str, Any]:
         """Return all that a later step depends on.
@@ -383,10 +400,7 @@ class Trainer:
             Nested dicts and lists of tensors and numbers, not copied.
         """
         return {
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "contrast_head": self.contrast_head.state_dict(),
-            "average": self.average.state_dict(),
+            **{name: n.state_dict() for name, n in self._networks.items()},
             "optimizers": {k: v.state_dict() for k, v in self.optimizers.items()},
             "rng": self.rng.get_state(),
             "device": self.device.type,
@@ -409,8 +423,8 @@ class Trainer:
             What `state` returned; it is copied.
         """
         state = copy.deepcopy(state)
-        for name in ("generator", "discriminator", "contrast_head", "average"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, network in self._networks.items():
+            network.load_state_dict(state[name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.mean_path_length = state["mean_path_length"].to(self.device)
@@ -436,6 +450,14 @@ def _adam(
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _approach(average: nn.Module, network: nn.Module, n: int, half_life: float) -> None:
+    """Move an average of weights by ``n`` images; ``half_life`` is in images."""
+    share = 1 - 0.5 ** (n / max(half_life, 1e-8))
+    ours, theirs = ([*part.parameters()] for part in (average, network))
+    for weight, new in zip(ours, theirs, strict=True):
+        weight.lerp_(new, share)
 
 
 def _trunk(network: Discriminator) -> list[nn.Parameter]:

@@ -83,9 +83,9 @@ def test_state_continues_where_augmentation_has_been_adapted_to_none():
     assert torch.equal(first.rng.get_state(), second.rng.get_state())
 
 
-def changed(network, names, **step):
+def changed(network, names):
     before = {n: [p.clone() for p in getattr(network, n).parameters()] for n in names}
-    network.step(batch(), **step)
+    network.step(batch())
     return {
         n: any(
             not torch.equal(a, b)
@@ -160,9 +160,14 @@ def test_weights_that_are_not_finite_are_seen():
     assert not network.is_finite()
 
 
-def test_learning_rate_scale_of_zero_moves_nothing():
-    seen = changed(trainer(), NAMES, learning_rate_scale=0.0)
-    assert not any(seen.values())
+def test_learning_rates_rise_and_stay():
+    network, rates = trainer(warm_up=4), []
+    for k in range(6):
+        network.step(batch(seed=k))
+        groups = (o.param_groups[0] for o in network.optimizers.values())
+        rates.append([group["lr"] / group["initial_lr"] for group in groups])
+    expected = torch.tensor([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])[:, None]
+    torch.testing.assert_close(torch.tensor(rates), expected.expand(-1, 3))
 
 
 def test_contrast_alone_learns_to_tell_images_apart():
@@ -226,6 +231,44 @@ def test_generator_average_follows_the_generator():
     ours, theirs = network.average.constant, network.generator.constant
     start = trainer().generator.constant
     assert 0 < (ours - theirs).abs().mean() < (start - theirs).abs().mean()
+
+
+@pytest.mark.parametrize("options", [{}, {"adversarial_batch": 0}])
+def test_what_embeds_is_an_average_of_the_discriminator(options):
+    network = trainer(average_discriminator=True, **options)
+    start = network.discriminator.from_image.weight.clone()
+    for k in range(40):
+        network.step(batch(seed=k))
+    ours = network.embedder.from_image.weight
+    theirs = network.discriminator.from_image.weight
+    assert 0 < (ours - theirs).abs().mean() < (start - theirs).abs().mean()
+    assert torch.equal(network.weights()["discriminator.from_image.weight"], ours)
+    assert torch.equal(network.embedder.mean_stddev, network.discriminator.mean_stddev)
+    assert not any(p.requires_grad for p in network.embedder.parameters())
+    with torch.no_grad():
+        ours[0] = math.nan
+    assert not network.is_finite()
+
+
+def test_by_default_the_discriminator_itself_embeds():
+    network = trainer()
+    network.step(batch())
+    assert network.embedder is network.discriminator
+
+
+def test_the_average_is_part_of_the_state_and_of_what_weights_start():
+    first, second, third = (trainer(average_discriminator=True) for _ in range(3))
+    for k in range(40):
+        first.step(batch(seed=k))
+    second.load_state(first.state())
+    for network in (first, second):
+        network.step(batch(seed=40))
+    weights = first.weights()
+    assert all(torch.equal(weights[n], second.weights()[n]) for n in weights)
+    third.load_weights(weights)
+    name = "discriminator.conv.weight"
+    assert torch.equal(third.discriminator.conv.weight, weights[name])
+    assert torch.equal(third.weights()[name], weights[name])
 
 
 def test_batches_that_the_statistic_does_not_divide():
