@@ -62,7 +62,7 @@ WATCHED: list[tuple[str, Any, tuple[str, ...]]] = [
     ("R1", Trainer, ("_r1",)),
     ("generator's update", Trainer, ("_update_generator",)),
     ("path length", Trainer, ("_path_length",)),
-    ("average", Trainer, ("_update_average",)),
+    ("average", Trainer, ("_update_average", "_update_embedder")),
     ("optimisers", torch.optim.Adam, ("step", "zero_grad")),
 ]
 PARTS = ("data", *(part for part, _, _ in WATCHED), "other")

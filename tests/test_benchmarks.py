@@ -103,6 +103,14 @@ def test_stains_apart_are_scaled_as_they_are_together(intensity):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_learning_rate_of_what_is_compared_rises_then_falls():
+    from _methods import rising_cosine
+
+    assert rising_cosine(14, 0.0) == 0.5
+    assert rising_cosine(100, 0.5) == pytest.approx(0.5)
+    assert rising_cosine(100, 1.0) == 0
+
+
 def test_rank_correlation_of_scores_without_labels():
     import embedding
 

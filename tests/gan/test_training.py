@@ -160,6 +160,12 @@ def test_weights_that_are_not_finite_are_seen():
     assert not network.is_finite()
 
 
+def test_learning_rate_factor_of_zero_moves_nothing():
+    network = trainer()
+    network.learning_rate_factor = 0.0
+    assert not any(changed(network, NAMES).values())
+
+
 def test_learning_rates_rise_and_stay():
     network, rates = trainer(warm_up=4), []
     for k in range(6):
