@@ -6,8 +6,8 @@ learns, one at each checkpoint on the way.
 
 from __future__ import annotations
 
+import copy
 import json
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,6 +35,7 @@ from gandl.gan._augment import dihedral, random_view
 from gandl.gan._discriminator import pool
 from gandl.gan._layers import leaky_relu
 from gandl.gan._losses import contrastive_loss
+from gandl.gan._training import approach
 
 # Of activations, for all networks: what the featurizer takes here by itself.
 DTYPE = activation_dtype("auto", "cpu")
@@ -63,7 +64,7 @@ Method = Callable[[Data, float, int], Iterator[Embedding]]
 class Learner:
     """What trains by batches: a step, the embedding of a batch, and drawn images."""
 
-    step: Callable[[Tensor, float], Any]  # of a batch and the learning rate's factor
+    step: Callable[[Tensor], Any]  # of a batch
     embed: Callable[[Tensor], Tensor]
     batch_size: int
     n_views: int | None = None
@@ -141,8 +142,7 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
     with closing(batches):
         start = time.process_time()
         while waiting:
-            scale = rising_cosine(n_steps, fraction)
-            learner.step(torch.from_numpy(next(batches)), scale)
+            learner.step(torch.from_numpy(next(batches)))
             n_steps += 1
             now = spent + time.process_time() - start
             fraction = min(1.0, now / 60 / minutes)
@@ -162,11 +162,6 @@ def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:
                     _frechet(data, learner),
                 )
                 spent, start = now, time.process_time()
-
-
-def rising_cosine(step: int, fraction: float) -> float:
-    """Factor of a learning rate that rises for 30 steps, and falls to 0 at the end."""
-    return min(1.0, (step + 1) / 30) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def _frechet(data: Data, learner: Learner) -> float | None:
@@ -313,7 +308,7 @@ def gandl(preset: str = "default", **changes: Any) -> Method:
         config, options = _gandl(data, preset, **changes)
         trainer = Trainer(config, seed, dtype=DTYPE)
         learner = Learner(
-            lambda x, _: trainer.step(x),
+            trainer.step,
             lambda x: trainer.embedder.embed(x, options["features"]),
             options["batch_size"],
             n_views=options["n_views"],
@@ -327,10 +322,35 @@ def gandl(preset: str = "default", **changes: Any) -> Method:
     return method
 
 
+class Descent:
+    """AdamW 2e-3, as the default goes: the rate rises, then stays; an average embeds.
+
+    ``average`` is of the module's weights, its half-life 2 % of the steps taken.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.average = copy.deepcopy(module).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+        self.schedule = torch.optim.lr_scheduler.LinearLR(
+            self.optimizer, 1 / 30, total_iters=29
+        )
+        self.n_steps = 0
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.n_steps += 1
+        with torch.no_grad():
+            approach(self.average, self.module, 1, 0.02 * self.n_steps)
+
+
 def _self_supervised(
     loss: Callable[[Tensor, Tensor], Tensor], width: int, features: str = "pooled"
 ) -> Method:
-    """Two views through a trunk of the default's shape; AdamW 2e-3, batch 96."""
+    """Two views through a trunk of the default's shape, batch 96."""
     _check_features(features)
 
     def method(data: Data, minutes: float, seed: int) -> Iterator:
@@ -344,30 +364,21 @@ def _self_supervised(
             head = nn.Sequential(
                 nn.Linear(2 * trunk_width, width), nn.ReLU(), nn.Linear(width, width)
             )
-        parameters = [*network.parameters(), *head.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+        descent = Descent(nn.ModuleDict({"network": network, "head": head}))
 
-        def step(real: Tensor, scale: float) -> None:
+        def step(real: Tensor) -> None:
             real = dihedral(real, rng)
             views = torch.cat([random_view(real, rng), random_view(real, rng)])
             x = network.trunk(views)[-1]
             x = x.float()
             z = head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))
-            _descend(optimizer, loss(*z.chunk(2)), scale)
+            descent.step(loss(*z.chunk(2)))
 
-        learner = Learner(step, lambda x: network.embed(x, features), 96)
+        average = descent.average["network"]
+        learner = Learner(step, lambda x: average.embed(x, features), 96)
         return learn(data, learner, minutes, seed)
 
     return method
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, scale: float) -> None:
-    for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
-        group["lr"] = group["initial_lr"] * scale
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 def vicreg_loss(first: Tensor, second: Tensor) -> Tensor:
@@ -399,18 +410,21 @@ def autoencoder(data: Data, minutes: float, seed: int) -> Iterator:
             layers += [nn.ConvTranspose2d(n_in, n_out, 4, 2, 1), nn.LeakyReLU(0.2)]
         layers.append(nn.Conv2d(16, config.n_channels, 1))
         decoder = nn.Sequential(*layers)
-    modules = (network, encode, decode, decoder)
-    optimizer = torch.optim.AdamW([p for m in modules for p in m.parameters()], lr=2e-3)
+    modules = {"network": network, "encode": encode}
+    descent = Descent(nn.ModuleDict(modules | {"decode": decode, "decoder": decoder}))
 
-    def code(x: Tensor) -> Tensor:
-        return encode(network.trunk(x)[-1].float().flatten(1))
+    def code(x: Tensor, part: nn.ModuleDict) -> Tensor:
+        return part["encode"](part["network"].trunk(x)[-1].float().flatten(1))
 
-    def step(real: Tensor, scale: float) -> None:
+    def step(real: Tensor) -> None:
         real = dihedral(real, rng)
-        x = leaky_relu(decode(code(real))).unflatten(1, (widths[-1], 4, 4))
-        _descend(optimizer, F.mse_loss(decoder(x), real), scale)
+        x = leaky_relu(decode(code(real, descent.module)))
+        x = x.unflatten(1, (widths[-1], 4, 4))
+        descent.step(F.mse_loss(decoder(x), real))
 
-    learner = Learner(step, code, 32, view_size=config.size)
+    learner = Learner(
+        step, lambda x: code(x, descent.average), 32, view_size=config.size
+    )
     return learn(data, learner, minutes, seed)
 
 

@@ -34,7 +34,6 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-import _methods
 import numpy as np
 import pandas as pd
 import torch
@@ -58,13 +57,6 @@ def main() -> None:
     parser.add_argument("--join", type=Path, nargs="*", default=[], help="earlier runs")
     parser.add_argument("--minutes", type=float, default=20.0, help="of one core, each")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
-    parser.add_argument(
-        "--until",
-        type=float,
-        default=1.0,
-        help="end at this share of the minutes, at the learning rates of all of them: "
-        "what another machine had after as many images in fewer",
-    )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--over", help="a method: differences from its scores")
     parser.add_argument("--out", type=Path, default=Path("embedding.json"))
@@ -72,9 +64,6 @@ def main() -> None:
     methods = [m for m in arguments.methods.split(",") if m]
     for name in methods:
         find_method(name)  # or there is none
-    _methods.CHECKPOINTS = tuple(
-        c for c in _methods.CHECKPOINTS if c <= arguments.until
-    )
     # A fold may lack a rare class.
     warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
     results = [r for file in arguments.join for r in json.loads(file.read_text())]

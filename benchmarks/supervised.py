@@ -14,6 +14,7 @@ fold's scores to a JSON file.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from _methods import DTYPE, _descend, _gandl, _size, rising_cosine
+from _methods import DTYPE, _gandl, _size
 from embedding import processor, save
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -69,10 +70,19 @@ def fit(
         x = torch.from_numpy(_crops(data, images, chosen, size))
         x = random_view(dihedral(x, rng), rng, size=size)
         loss = F.cross_entropy(network(x), torch.from_numpy(y[chosen]), weight)
-        _descend(optimizer, loss, rising_cosine(n_steps, fraction))
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * rising_cosine(n_steps, fraction)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         n_steps += 1
         fraction = (time.process_time() - start) / 60 / minutes
     return network, n_steps * BATCH
+
+
+def rising_cosine(step: int, fraction: float) -> float:
+    """Factor of a learning rate that rises for 30 steps, and falls to 0 at the end."""
+    return min(1.0, (step + 1) / 30) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def _crops(data: _tasks.Data, images: Any, rows: np.ndarray, size: int) -> np.ndarray:

@@ -103,8 +103,25 @@ def test_stains_apart_are_scaled_as_they_are_together(intensity):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_learning_rate_of_what_is_compared_rises_then_falls():
-    from _methods import rising_cosine
+def test_what_is_compared_learns_at_a_rate_that_stays_and_embeds_by_an_average():
+    from _methods import Descent
+
+    module = torch.nn.Linear(1, 1, bias=False)
+    start = module.weight.item()
+    descent = Descent(module)
+    rates, weights = [], []
+    for _ in range(60):
+        rates.append(descent.optimizer.param_groups[0]["lr"])
+        descent.step(module.weight.sum())
+        weights.append(module.weight.item())
+    np.testing.assert_allclose(rates[:30], 2e-3 * np.arange(1, 31) / 30)
+    np.testing.assert_allclose(rates[30:], 2e-3)
+    # Behind what falls all the time, by about as much as its half-life is long.
+    assert weights[-1] < descent.average.weight.item() < weights[-4] < start
+
+
+def test_learning_rate_of_a_supervised_network_rises_then_falls():
+    from supervised import rising_cosine
 
     assert rising_cosine(14, 0.0) == 0.5
     assert rising_cosine(100, 0.5) == pytest.approx(0.5)

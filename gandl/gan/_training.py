@@ -333,12 +333,12 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self, n: int) -> None:
         half_life = min(self.config.ema_kimg * 1000 * n / 32, 0.05 * self.n_images)
-        _approach(self.average, self.generator, n, half_life)
+        approach(self.average, self.generator, n, half_life)
         self.average.mapping.mean_style.copy_(self.generator.mapping.mean_style)
 
     @torch.no_grad()
     def _update_embedder(self, n: int) -> None:
-        _approach(self.embedder, self.discriminator, n, 0.02 * self.n_images)
+        approach(self.embedder, self.discriminator, n, 0.02 * self.n_images)
         self.embedder.mean_stddev.copy_(self.discriminator.mean_stddev)
 
     def _agree(self, losses: dict[str, Tensor]) -> None:
@@ -452,7 +452,7 @@ def _adam(
     return optimizer
 
 
-def _approach(average: nn.Module, network: nn.Module, n: int, half_life: float) -> None:
+def approach(average: nn.Module, network: nn.Module, n: int, half_life: float) -> None:
     """Move an average of weights by ``n`` images; ``half_life`` is in images."""
     share = 1 - 0.5 ** (n / max(half_life, 1e-8))
     ours, theirs = ([*part.parameters()] for part in (average, network))
