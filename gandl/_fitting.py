@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,12 +29,20 @@ _WATCHED = 16  # steps between two looks at what was dropped, which wait for the
 
 @dataclass
 class Position:
-    """Where a training is: the seed of its batches, and what was done of it so far."""
+    """Where a training is: the seed of its batches, and what was done of it so far.
+
+    ``fraction`` is of its budget; above 1 where minutes ended within a step.
+    """
 
     seed: int
     steps: int = 0
     minutes: float = 0.0
     fraction: float = 0.0
+
+    def measure(self, n_steps: int, max_minutes: float) -> None:
+        """Set ``fraction``, of a budget of so many steps and minutes."""
+        of_steps = self.steps / n_steps if n_steps else math.inf
+        self.fraction = max(of_steps, self.minutes / max_minutes)
 
 
 def train(
@@ -65,21 +74,20 @@ def train(
         minutes = (time.perf_counter() - start) / 60
         position.minutes, heard = ranks.largest(minutes, interrupt.signal or 0)
         interrupt.hear(int(heard))
-        position.fraction = min(
-            1.0, max(position.steps / n_steps, position.minutes / max_minutes)
-        )
+        position.measure(n_steps, max_minutes)
+        fraction = min(1.0, position.fraction)
         stop, tick = bool(heard), recorder.tick
-        if recorder.is_due(position.fraction):
+        if recorder.is_due(fraction):
             if monitor and recorder.tick // EVERY > tick // EVERY:
                 recorder.add(monitor.measure())
             losses = recorder.record(trainer.n_images)
-            if monitor and position.fraction >= 0.5 and ranks.rank == 0:
+            if monitor and fraction >= 0.5 and ranks.rank == 0:
                 monitor.warn(recorder.rows)
             asked = progress.update(
-                position.fraction, trainer.n_images, losses, trainer.augment_p
+                fraction, trainer.n_images, losses, trainer.augment_p
             )
             stop |= bool(ranks.largest(asked)[0])
-        ended = position.fraction >= 1
+        ended = fraction == 1
         if position.steps % _WATCHED == 0 and not ended:
             guard.watch(recorder.tick)
         if ended or stop:

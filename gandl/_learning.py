@@ -202,14 +202,12 @@ def _train(
     Returns whether all steps were taken.
     """
     start, position, ranks = trainer.n_steps, Position(seed), trainer.ranks
+    max_minutes = featurizer.max_minutes or math.inf
     recorder, guard = LossRecorder(featurizer.loss_curve_), Guard(trainer)
     if state := ranks.from_first(lambda: checkpoints and checkpoints.newest()):
         trainer.load_state(state["trainer"])
-        recorder.load_state(state["recorder"])
         guard.load_state(state["guard"])
         position = Position(**state["position"])
-        progress.n_before = trainer.n_images
-        progress.fraction_before = position.fraction
     monitor, rows = None, np.arange(len(images))
     if watched and featurizer.config_.adversarial_batch and len(rows) >= 8 * N_WATCHED:
         order = np.random.default_rng([position.seed, 2]).permutation(rows)
@@ -221,6 +219,12 @@ def _train(
         monitor = Monitor(trainer, *crops)
     batch_size = min(featurizer._resolve("batch_size"), len(rows))
     check_batch(batch_size, featurizer.config_.adversarial_batch, ranks)
+    n_steps = math.ceil(n_images / batch_size)
+    if state:
+        _measure_anew(position, n_steps, max_minutes, batch_size)
+        recorder.load_state(state["recorder"], position.fraction)
+        progress.n_before = trainer.n_images
+        progress.fraction_before = position.fraction
     batches = training_batches(
         images,
         row_intensity(featurizer, images),
@@ -235,8 +239,8 @@ def _train(
         train(
             trainer,
             batches,
-            n_steps=math.ceil(n_images / batch_size),
-            max_minutes=featurizer.max_minutes or math.inf,
+            n_steps=n_steps,
+            max_minutes=max_minutes,
             recorder=recorder,
             progress=progress,
             interrupt=interrupt,
@@ -268,6 +272,20 @@ def _train(
     return position.fraction >= 1 or n_images == 0
 
 
+def _measure_anew(
+    position: Position, n_steps: int, max_minutes: float, batch_size: int
+) -> None:
+    """Measure what a checkpoint's training did by the budget that is asked now."""
+    before = position.fraction
+    position.measure(n_steps, max_minutes)
+    if position.fraction > max(1.0, before):
+        raise ValueError(
+            f"The checkpoint is of a training of {position.steps * batch_size} images "
+            f"in {position.minutes:.2f} minutes, which is more than max_kimg or "
+            "max_minutes asks for: ask for as much, or name another checkpoint_dir."
+        )
+
+
 def _crops(
     featurizer: Any, images: ImageCollection, rows: np.ndarray, seed: int
 ) -> torch.Tensor:
@@ -292,6 +310,8 @@ def _checkpoints(
     from gandl._checkpoints import checkpoints_in, data_identity
 
     parameters = _training_parameters(featurizer)
+    for budget in ("max_kimg", "max_minutes"):  # a training may go on for longer
+        del parameters[budget]
     if not isinstance(featurizer.random_state, Integral):
         parameters["random_state"] = None  # the checkpoint has the seed
     return checkpoints_in(

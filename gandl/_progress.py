@@ -63,12 +63,12 @@ class LossRecorder:
     def state(self) -> dict[str, Any]:
         """Return all that later points depend on."""
         waiting = [{k: float(v) for k, v in losses.items()} for losses in self.waiting]
-        return {"rows": self.rows, "waiting": waiting, "tick": self.tick}
+        return {"rows": self.rows, "waiting": waiting}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+    def load_state(self, state: dict[str, Any], fraction: float) -> None:
+        """Continue from what `state` returned, at this fraction of the training."""
         self.rows, self.waiting = state["rows"], state["waiting"]
-        self.tick = state["tick"]
+        self.tick = int(fraction * N_TICKS)
 
     def curve(self) -> dict[str, np.ndarray]:
         """Return the points so far, one array a loss; NaN where it was not measured."""

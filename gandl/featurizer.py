@@ -89,7 +89,7 @@ class GANDLFeaturizer(
     checkpoint_dir : str or path, default=None
         A folder for checkpoints of one training, not of a search, every five minutes,
         at the end and when interrupted; the last two are kept. ``fit`` with the same
-        parameters and images continues from it. Takes the extra "hub".
+        images and parameters, or a longer budget, goes on. Takes the extra "hub".
     memory : str or joblib.Memory, default=None
         Where trainings are kept: ``fit`` with the same images and parameters is taken
         from there. Training does not depend on ``features``, ``n_views`` and
@@ -296,7 +296,7 @@ class GANDLFeaturizer(
         ValueError
             If X has fewer than two images, other than real finite numbers, or flat
             rows that ``image_shape`` does not fit, or y another length.
-            If a checkpoint is of another training, images or version.
+            If a checkpoint is of other parameters, images, version, or a longer budget.
         FloatingPointError
             If losses, gradients or weights are not finite, at half the learning rate
             too; the first time is a ConvergenceWarning.
