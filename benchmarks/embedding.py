@@ -34,14 +34,16 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+import _methods
 import numpy as np
 import pandas as pd
 import torch
-from _methods import DTYPE, METHODS, find_method, is_fixed
+from _methods import METHODS, find_method, is_fixed
 from _tasks import Data, load
 
 from gandl._diagnostics import mean_average_precision
 from gandl._files import whole_file
+from gandl._tensors import activation_dtype
 
 # The score of a task by which embeddings are held against the untrained one's: the
 # first that it has.
@@ -57,10 +59,14 @@ def main() -> None:
     parser.add_argument("--join", type=Path, nargs="*", default=[], help="earlier runs")
     parser.add_argument("--minutes", type=float, default=20.0, help="of one core, each")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
+    parser.add_argument(
+        "--precision", default="auto", help="of activations, as gandl's"
+    )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--over", help="a method: differences from its scores")
     parser.add_argument("--out", type=Path, default=Path("embedding.json"))
     arguments = parser.parse_args()
+    _methods.DTYPE = activation_dtype(arguments.precision, "cpu")
     methods = [m for m in arguments.methods.split(",") if m]
     for name in methods:
         find_method(name)  # or there is none
@@ -124,7 +130,7 @@ def processor() -> str:
     with suppress(OSError):  # Linux
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
         name = found[1] if found else name
-    return f"{name}, {str(DTYPE).removeprefix('torch.')}"
+    return f"{name}, {str(_methods.DTYPE).removeprefix('torch.')}"
 
 
 def unlike(results: list[dict], name: str) -> str:

@@ -55,6 +55,7 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(embedding, "load", tiny_data)
     first, both = tmp_path / "first.json", tmp_path / "both.json"
     asked = ("--data", "mitocheck", "--minutes", "0.001", "--seeds", "1")
+    asked += ("--precision", "float32")
     run(embedding, monkeypatch, *asked, "--methods", "untrained", "--out", first)
     changed = "gandl channel_max=8 adversarial_batch=4"
     methods = ("--methods", f"untrained,intensity statistics,{changed}")
@@ -67,6 +68,7 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     assert "+0.000 ± 0.000" in made  # over itself
     results = json.loads(both.read_text())
     assert {r["method"] for r in results} == set(methods[1].split(","))
+    assert all(r["machine"].endswith(", float32") for r in results)
     assert {r["d"] for r in results if r["method"] == changed} == {2 * 4 * 8}
     again = ("--methods", "", "--data", "mitocheck", "--join")
     run(embedding, monkeypatch, *again, both, "--over", "untrained")
