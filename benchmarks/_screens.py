@@ -57,11 +57,10 @@ def find_hits(
         X, known = averages[mine], wells[mine]
         treated = (known["well_type"] == "treatment").to_numpy()
         kind = known["disease_condition"].mask(treated)
-        scaler = ControlScaler(control="healthy")
-        X = scaler.fit_transform(X, kind, batch=known["plate"])
         axis = PerturbationScorer(
             negative="healthy",
             positive="infected",
+            scaler=ControlScaler(control="healthy"),
             axis="discriminant",
             pooled=True,
             poor_controls="ignore",

@@ -369,16 +369,16 @@ def write_hits(
     features = wells[feature_columns(wells)]
     plate, treated = wells["Metadata_Plate"], wells["Metadata_well_type"] == "treatment"
     kind = wells["Metadata_disease_condition"].mask(treated)
-    X = ControlScaler(control="healthy").fit_transform(features, kind, batch=plate)
     axis = PerturbationScorer(
         negative="healthy",
         positive="infected",
+        scaler=ControlScaler(control="healthy"),
         axis="discriminant",
         pooled=True,
         poor_controls="ignore",  # the report says so
     )
     scorer = DoseResponseScorer(perturbation=axis, n_jobs=2)
-    scorer.fit(X, kind, batch=plate)
+    scorer.fit(features, kind, batch=plate)
     known = pd.DataFrame(
         {
             "kind": kind,
@@ -393,7 +393,7 @@ def write_hits(
     compounds = write_report(
         path,
         scorer,
-        X,
+        features,
         known,
         images=images[np.flatnonzero(first)],
         title="Simulated screen",

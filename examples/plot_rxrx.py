@@ -132,11 +132,13 @@ wells = aggregate(by_site, ["plate", "well"])
 plate, compound = wells["Metadata_Plate"], wells["Metadata_treatment"]
 kind = wells["Metadata_disease_condition"].where(compound.isna())
 features = wells[feature_columns(wells)]
-profiles = ControlScaler(control="Mock").fit_transform(features, kind, batch=plate)
 scorer = PerturbationScorer(
-    negative="Mock", positive="Active SARS-CoV-2", axis="discriminant"
+    negative="Mock",
+    positive="Active SARS-CoV-2",
+    scaler=ControlScaler(control="Mock"),
+    axis="discriminant",
 )
-scorer.fit(profiles, kind, batch=plate)
+scorer.fit(features, kind, batch=plate)
 print(scorer.separation_[["n_negative", "n_positive", "z_prime", "auc"]])
 
 # %%
@@ -148,13 +150,13 @@ scores = pd.DataFrame(
         "plate": plate[treated],
         "compound": compound[treated],
         "dose in uM": wells["Metadata_treatment_conc"][treated],
-        "on": scorer.transform(profiles[treated], batch=plate[treated])[:, 0],
+        "on": scorer.transform(features[treated], batch=plate[treated])[:, 0],
     }
 )
 print(scores.pivot_table("on", ["compound", "plate"], "dose in uM").round(2))
 
 display = PerturbationDisplay.from_estimator(
-    scorer, profiles[treated], names=compound[treated], batch=plate[treated]
+    scorer, features[treated], names=compound[treated], batch=plate[treated]
 )
 display.ax_.set_title("Treated wells between healthy and infected ones")
 plt.show()

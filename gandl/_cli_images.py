@@ -164,7 +164,7 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
 
 def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
-    from gandl.scoring._dose_response_scorer import few_doses
+    from gandl.scoring._dose_response import MIN_DOSES
 
     kinds = well_kinds_of(known, options)
     check_sites(known)
@@ -186,11 +186,10 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
                 f"{options.positive!r} to say whether its controls separate: {n}."
             )
     treated = wells[wells["compound"].notna()]
-    few = few_doses(
-        treated["compound"].to_numpy(),
-        treated["concentration"].to_numpy(),
-        controls_at_zero=not options.doses_alone,
-    )
+    doses = treated.groupby("compound", sort=False)["concentration"]
+    # Untreated controls are one more dose, zero.
+    n_doses = doses.nunique() + ((not options.doses_alone) & (doses.min() > 0))
+    few = n_doses.index[n_doses < MIN_DOSES]
     if len(few):
         tell(
             f"Compounds of too few concentrations for a curve: {len(few)}, such as "

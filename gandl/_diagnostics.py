@@ -26,7 +26,9 @@ def mean_average_precision(embeddings: np.ndarray, groups: Any) -> float:
     asked = np.flatnonzero((group >= 0) & (counts[group] > 1))
     if not len(asked):
         raise ValueError("No group has two images: replicates cannot agree.")
-    z = normalize(StandardScaler().fit_transform(embeddings.astype(np.float64)))
+    # An array, whatever scikit-learn is set to give out.
+    scaler = StandardScaler().set_output(transform="default")
+    z = normalize(scaler.fit_transform(embeddings.astype(np.float64)))
     total = 0.0
     for start in range(0, len(asked), _BLOCK):
         rows = asked[start : start + _BLOCK]
@@ -48,7 +50,8 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """
     if len(real) < 2:
         raise ValueError("A Fréchet distance takes two images at least, got 1.")
-    scaler = StandardScaler().fit(real.astype(np.float64))
+    scaler = StandardScaler().set_output(transform="default")
+    scaler.fit(real.astype(np.float64))
     real, generated = scaler.transform(real), scaler.transform(generated)
     # Triangles R with R.T @ R the covariance: the trace of the root of a product of
     # covariances is the sum of the singular values of R1 @ R2.T.

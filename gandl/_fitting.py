@@ -88,8 +88,8 @@ def train(
             )
             stop |= bool(ranks.largest(asked)[0])
         ended = fraction == 1
-        if position.steps % _WATCHED == 0 and not ended:
-            guard.watch(recorder.tick)
+        if not ended:
+            guard.look(position.steps, recorder.tick)
         if ended or stop:
             guard.end()
         # A checkpoint of what is not sound would be of no use.
@@ -129,6 +129,11 @@ class Guard:
         """Continue from what `state` returned."""
         self.good = to_arrays(state["good"])
         self.tick, self.n_seen = state["tick"], state["n_seen"]
+
+    def look(self, n_steps: int, tick: int) -> None:
+        """Watch, if it is time to; where training ends, `end` tells instead."""
+        if n_steps % _WATCHED == 0:
+            self.watch(tick)
 
     def watch(self, tick: int) -> None:
         """Look at the steps since the last time; remembers a good state a tick."""

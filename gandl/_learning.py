@@ -57,7 +57,10 @@ def train_once(featurizer: Any, X: Any, y: Any, context: Any) -> None:
         known = ranks.size > 1 and keep.check_call_in_cache(*asked)
         missed = ranks.largest(not known)[0]
         train = _train_anew if known and missed else keep
-        vars(featurizer).update(train(*asked))
+        fitted = train(*asked)
+        if y is not None:  # of what was kept, too
+            check_consistent_length(X, y)
+        vars(featurizer).update(fitted)
     check_features(featurizer, featurizer.image_shape_in_)
 
 
@@ -221,8 +224,11 @@ def _train(
     check_batch(batch_size, featurizer.config_.adversarial_batch, ranks)
     n_steps = math.ceil(n_images / batch_size)
     if state:
+        had_ended = position.fraction >= 1
         _measure_anew(position, n_steps, max_minutes, batch_size)
         recorder.load_state(state["recorder"], position.fraction)
+        if had_ended and position.fraction < 1:
+            guard.look(position.steps, recorder.tick)
         progress.n_before = trainer.n_images
         progress.fraction_before = position.fraction
     batches = training_batches(

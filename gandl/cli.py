@@ -202,14 +202,15 @@ def _score_wells(
     # Not TypicalVariationNormalizer: of some dozen controls it keeps the directions in
     # which they vary, and most of what sets infected cells apart lies outside.
     scaler = ControlScaler(control=options.negative)
-    X = scaler.fit_transform(
-        wells[names].to_numpy(), known["kind"], batch=known["batch"]
-    )
-    write_profiles(make_profiles(X, known), out / "wells.parquet")
-    # After the normalisation plates are comparable: one axis, of all their controls.
+    X = wells[names].to_numpy()
+    scaled = scaler.fit_transform(X, known["kind"], batch=known["batch"])
+    write_profiles(make_profiles(scaled, known), out / "wells.parquet")
+    # Plates that are scaled are comparable: one axis, of all their controls. It scales
+    # by itself, so that those which are held out are held out of both.
     axis = PerturbationScorer(
         negative=options.negative,
         positive=options.positive,
+        scaler=scaler,
         axis="discriminant",
         pooled=True,
         poor_controls="ignore",  # the report tells, and so does the last line

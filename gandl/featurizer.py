@@ -483,7 +483,7 @@ class GANDLFeaturizer(
         check_is_fitted(self, "weights_")
         if groups is not None:
             check_consistent_length(X, groups)
-            return mean_average_precision(self.transform(X), groups)
+            return mean_average_precision(embedded(self, X), groups)
         return -distance_to_generated(self, X)
 
     @property

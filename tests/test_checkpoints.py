@@ -158,6 +158,23 @@ def test_a_training_goes_on_for_longer(images, undisturbed, tmp_path):
     assert featurizer(tmp_path / "timed", **more).fit(images).n_iter_ > once.n_iter_
 
 
+@pytest.mark.filterwarnings("ignore:128 images into training")
+def test_steps_that_were_dropped_at_an_end_are_looked_at_when_it_goes_on(
+    images, tmp_path, monkeypatch
+):
+    step = gandl.gan.Trainer.step
+
+    def broken(trainer, real):
+        bad = trainer.n_steps in (14, 15)
+        return step(trainer, real * math.nan if bad else real)
+
+    monkeypatch.setattr(gandl.gan.Trainer, "step", broken)
+    undisturbed = featurizer(None, max_kimg=0.2).fit(images)
+    featurizer(tmp_path, max_kimg=0.128).fit(images)  # 16 steps
+    longer = featurizer(tmp_path, max_kimg=0.2).fit(images)
+    np.testing.assert_equal(longer.weights_, undisturbed.weights_)
+
+
 def test_a_training_of_less_than_was_done_is_refused(images, tmp_path):
     featurizer(tmp_path).fit(images)
     written = sorted(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import tifffile
 import torch
 from sklearn.base import clone
@@ -505,6 +506,24 @@ def test_its_own_memory_spares_a_gan_for_each_embedding(images, tmp_path, monkey
     assert kept.get_feature_names_out().tolist() == (
         alone.get_feature_names_out().tolist()
     )
+
+
+def test_labels_of_other_rows_are_refused_of_what_was_kept_too(images, tmp_path):
+    kept = tiny(memory=str(tmp_path), random_state=0)
+    kept.fit(images, np.zeros(len(images)))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        kept.fit(images, np.zeros(3))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_scores_are_numbers_whatever_transform_gives_out(images, library):
+    pytest.importorskip(library)
+    fitted = tiny(random_state=0).fit(images)
+    groups = np.arange(len(images)) // 2
+    expected = fitted.score(images), fitted.score(images, groups=groups)
+    with sklearn.config_context(transform_output=library):
+        found = fitted.score(images), fitted.score(images, groups=groups)
+    assert found == expected
 
 
 def test_memory_tells_trainings_apart(images, tmp_path, monkeypatch):

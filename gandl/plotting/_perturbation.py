@@ -117,7 +117,7 @@ class PerturbationDisplay:
         calls, scorer = None, estimator
         if isinstance(estimator, DoseResponseScorer):
             scorer = estimator.perturbation_
-        scores = scorer.transform(X, batch=batch)
+        scores = scorer._score_rows(X, batch)
         if isinstance(estimator, DoseResponseScorer):
             calls = estimator.hits_.call(scores)
         judged = ~np.isnan(scorer.control_scores_[:, 0])

@@ -31,8 +31,9 @@ def replicate_consistency(
         Which values of ``y`` mark controls, which are best others than X was
         normalised by: those lie nearer to each other than rows that do nothing.
     n_null : int, default=1000
-        Draws of as many controls, without replacement, that each treatment is
-        compared with.
+        Draws of as many rows, without replacement, from the controls and the treatment
+        together, that each treatment is compared with. Of controls alone, few of them
+        would make draws too much alike.
     random_state : int, RandomState instance or None, default=None
         Seeds the draws.
 
@@ -40,9 +41,9 @@ def replicate_consistency(
     -------
     DataFrame
         One row a treatment, sorted by name, which is the index: "n_replicates",
-        "cosine", "p_value" (the share of draws that agree as much or more, the
-        treatment itself counted as one) and "q_value" (Benjamini and Hochberg). NaN
-        with one replicate.
+        "cosine", "p_value" (of a permutation test: the share of draws that agree as
+        much or more, the treatment itself counted as one) and "q_value" (Benjamini and
+        Hochberg). NaN with one replicate.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def replicate_consistency(
     >>> X = rng.normal(size=(48, 5)) + 2 * (y == "taxol")[:, None]
     >>> replicate_consistency(X, y, control="DMSO", random_state=0).round(2)
            n_replicates  cosine  p_value  q_value
-    inert             4   -0.01     0.47     0.47
+    inert             4   -0.01     0.46     0.46
     taxol             4    0.87     0.00     0.00
     """
     X, treatments, chosen = _treatments(X, y, control)
@@ -82,19 +83,34 @@ def replicate_consistency(
     if len(empty):
         raise ValueError(f"Row {empty[0]} is all zeros: it has no direction.")
     unit = normalize(X)
+    controls = unit[chosen]
 
-    def agreement(rows: np.ndarray, null: bool) -> np.ndarray:
-        """Mean cosine of pairs among rows (..., n)."""
-        n = rows.shape[-1]
-        if n < 2:
-            return np.full(rows.shape[:-1], np.nan)
-        source = unit[chosen] if null else unit
-        total = (source[rows].sum(axis=-2) ** 2).sum(axis=-1)
-        return (total - n) / (n * (n - 1))
+    def agreement(total: np.ndarray, n: int) -> np.ndarray:
+        """Mean cosine of pairs among n rows, by the squared length of their sum."""
+        return (total - n) / (n * (n - 1)) if n > 1 else np.full_like(total, np.nan)
 
-    return _against_controls(
-        agreement, "cosine", treatments, int(chosen.sum()), n_null, random_state
-    )
+    def of_draws(draws: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Agreement of draws (n_null, n) of controls and a treatment's rows."""
+        n, n_controls = draws.shape[1], len(controls)
+        # Sums over the controls that are drawn are the same for all treatments.
+        sums = np.stack([controls[d[d < n_controls]].sum(axis=0) for d in draws])
+        lengths = (sums**2).sum(axis=1)
+        with_own = np.flatnonzero((draws >= n_controls).any(axis=1))
+        drawn = (draws[with_own, :, None] - n_controls == np.arange(n)).any(axis=1)
+
+        def null(rows: np.ndarray) -> np.ndarray:
+            total = lengths.copy()
+            own = drawn @ unit[rows]
+            total[with_own] = ((sums[with_own] + own) ** 2).sum(axis=1)
+            return agreement(total, n)
+
+        return null
+
+    def value(rows: np.ndarray) -> np.ndarray:
+        return agreement((unit[rows].sum(axis=0) ** 2).sum(), len(rows))
+
+    how = (treatments, len(controls), n_null, random_state)
+    return _compared(value, of_draws, "cosine", *how, own=True)
 
 
 def energy_distance(
@@ -175,26 +191,30 @@ def energy_distance(
         )
     row_sums, total = among.sum(axis=1), among.sum()
 
-    def distance(rows: np.ndarray, null: bool) -> np.ndarray:
-        n, n_others = rows.shape[-1], n_controls
-        if null:
-            n_others -= n
-            within = among[rows[..., :, None], rows[..., None, :]].sum(axis=(-2, -1))
-            between = row_sums[rows].sum(axis=-1) - within
-            others = total - 2 * between - within
-        else:
-            within = cdist(X[rows], X[rows]).sum()
-            between = cdist(X[rows], controls).sum()
-            others = total
+    def distance(n: int, n_others: int, within: Any, between: Any, others: Any) -> Any:
+        """Energy distance of n rows, by sums over pairs."""
         return (
             2 * between / (n * n_others)
             - within / max(1, n * (n - 1))
             - others / (n_others * (n_others - 1))
         )
 
-    return _against_controls(
-        distance, "energy_distance", treatments, n_controls, n_null, random_state
-    )
+    def of_draws(draws: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Distance of draws (n_null, n) of controls from the other controls."""
+        n = draws.shape[1]
+        within = np.array([among[np.ix_(d, d)].sum() for d in draws])
+        between = row_sums[draws].sum(axis=1) - within
+        others = total - 2 * between - within
+        null = distance(n, n_controls - n, within, between, others)
+        return lambda _: null
+
+    def value(rows: np.ndarray) -> float:
+        within = cdist(X[rows], X[rows]).sum()
+        between = cdist(X[rows], controls).sum()
+        return distance(len(rows), n_controls, within, between, total)
+
+    how = (treatments, n_controls, n_null, random_state)
+    return _compared(value, of_draws, "energy_distance", *how)
 
 
 def _treatments(
@@ -214,44 +234,52 @@ def _treatments(
     return X, {name: np.asarray(treated[name]) for name in names}, chosen
 
 
-def _against_controls(
-    statistic: Callable[[np.ndarray, bool], np.ndarray],
+def _compared(
+    value: Callable[[np.ndarray], Any],
+    of_draws: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
     name: str,
     treatments: dict[Any, np.ndarray],
     n_controls: int,
     n_null: int,
     random_state: Any,
+    *,
+    own: bool = False,
 ) -> pd.DataFrame:
-    """Compare each treatment with draws of as many controls.
+    """Compare the value of each treatment's rows with those of draws.
 
-    ``statistic`` takes rows (..., n), of X or, for the null, of its controls.
+    ``of_draws`` takes draws (n_null, n) out of the controls, and with ``own`` of n
+    rows of a treatment after them; it returns what gives the draws' values (n_null,)
+    for the rows of a treatment.
     """
     if n_null < 1:
         raise ValueError(f"n_null is at least 1, got {n_null}.")
     rng = check_random_state(random_state)
-    nulls: dict[int, np.ndarray] = {}
+    nulls: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
     for n in sorted({len(rows) for rows in treatments.values()}):
         if n > n_controls:
             raise ValueError(
                 f"A treatment has {n} rows, more than the {n_controls} controls to "
                 "compare it with."
             )
-        draws = [rng.permutation(n_controls)[:n] for _ in range(n_null)]
-        nulls[n] = np.array([statistic(draw, True) for draw in draws])
+        pool = n_controls + own * n
+        nulls[n] = of_draws(
+            np.array([rng.permutation(pool)[:n] for _ in range(n_null)])
+        )
     table = pd.DataFrame(
         {
             "n_replicates": [len(rows) for rows in treatments.values()],
-            name: [float(statistic(rows, False)) for rows in treatments.values()],
+            name: [float(value(rows)) for rows in treatments.values()],
         },
         index=pd.Index(list(treatments), dtype=object),
     )
-    pairs = zip(table["n_replicates"], table[name], strict=True)
+    pairs = zip(treatments.values(), table[name], strict=True)
     # A tie to the last bits is a tie.
     table["p_value"] = [
         np.nan
-        if np.isnan(value)
-        else (1 + (nulls[n] >= value - 1e-12 * abs(value)).sum()) / (1 + n_null)
-        for n, value in pairs
+        if np.isnan(found)
+        else (1 + (nulls[len(rows)](rows) >= found - 1e-12 * abs(found)).sum())
+        / (1 + n_null)
+        for rows, found in pairs
     ]
     judged = table["p_value"].notna()
     table["q_value"] = np.nan

@@ -244,12 +244,14 @@ class TypicalVariationNormalizer(
         for b, (name, rows) in enumerate(zip(self.batches_, rows_of, strict=True)):
             part = controls[rows]
             covariance = part.T @ part / (len(part) - 1)
-            if self.shrinkage == 0 and np.linalg.cond(covariance) > 1e10:
+            covariance += self.shrinkage * np.eye(n)
+            if np.linalg.cond(covariance) > 1e10:
                 raise ValueError(
-                    f"The controls of batch {name!r} do not vary in all "
-                    f"{n} components: set shrinkage above 0, or lower n_components."
+                    f"The controls of batch {name!r} do not vary in all {n} "
+                    f"components: set shrinkage above {self.shrinkage:g}, or lower "
+                    "n_components."
                 )
-            alignments[b] = _inverse_root(covariance + self.shrinkage * np.eye(n))
+            alignments[b] = _inverse_root(covariance)
             aligned[rows] = part @ alignments[b]
         return alignments @ _inverse_root(aligned.T @ aligned / (len(aligned) - 1))
 

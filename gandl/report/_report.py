@@ -32,7 +32,7 @@ from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
 from gandl.report._html import given, number, picture, prose, wide, works_at
 from gandl.scoring import DoseResponseScorer
-from gandl.scoring._dose_response_scorer import few_doses, fit_curve, of_curve
+from gandl.scoring._dose_response_scorer import fit_curve, of_curve
 
 _N_RANGE = 32  # control images that set the brightness of all montages
 # Heading, column of the table of compounds, and whether it is a number.
@@ -145,7 +145,8 @@ def write_report(
     check_is_fitted(scorer)
     if n_hits < 1:
         raise ValueError(f"n_hits is at least 1, got {n_hits}.")
-    X = np.asarray(X, dtype=np.float64)
+    if not isinstance(X, pd.DataFrame):  # whose names the scorer may have seen
+        X = np.asarray(X, dtype=np.float64)
     check_consistent_length(X, wells, images)
     missing = {"kind", "compound", "concentration"} - set(wells)
     if missing:
@@ -185,7 +186,7 @@ class _Page:
     def __init__(
         self,
         scorer: DoseResponseScorer,
-        X: np.ndarray,
+        X: np.ndarray | pd.DataFrame,
         wells: pd.DataFrame,
         images: ImageCollection | None,
         unit: str,
@@ -210,7 +211,7 @@ class _Page:
                 "No well is treated: each is a control or has no compound."
             )
         self.treated = np.flatnonzero(treated)
-        self.scores = axis.transform(X, batch=batch)
+        self.scores = axis._score_rows(X, batch)
         self.compound = labels(wells["compound"])
         given = wells["concentration"].where(treated)  # controls may have any word
         self.dose = pd.to_numeric(given).to_numpy(dtype=np.float64)
@@ -233,15 +234,8 @@ class _Page:
         poor = ~self.scorer.perturbation_.separation_["separate"]
         words = f"{len(self.table)} compounds in {len(self.treated)} wells: "
         words += f"{', '.join(parts)}."
-        few = few_doses(
-            self.compound[self.treated],
-            self.dose[self.treated],
-            self.scorer.controls_at_zero,
-        )
-        if len(few):
-            words += (
-                f" Too few doses for a curve, and called by their means: {len(few)}."
-            )
+        if n := self.table["p_value"].isna().sum():
+            words += f" Too few doses for a curve, and called by their means: {n}."
         if poor.any():
             words += f" Controls do not separate in {poor.sum()} of {len(poor)} plates:"
             words += " do not trust scores there."

@@ -157,7 +157,7 @@ class DoseResponseScorer(BaseEstimator):
             As `PerturbationScorer.fit`; also if no batch has controls enough to leave
             one out.
         """
-        X = validate_data(self, X, dtype=np.float64)
+        validate_data(self, X, dtype=np.float64)
         self.perturbation_ = clone(self.perturbation or PerturbationScorer())
         self.perturbation_.fit(X, y, batch=batch)
         # Thresholds from scores that the axis was not fitted on: those it was fitted
@@ -205,8 +205,8 @@ class DoseResponseScorer(BaseEstimator):
             If a compound is missing, or a concentration is missing or negative.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        scores = self.perturbation_.transform(X, batch=batch)
+        validate_data(self, X, dtype=np.float64, reset=False)
+        scores = self.perturbation_._score_rows(X, batch)
         dose = column_or_1d(concentration, dtype=np.float64)
         assert_all_finite(dose, input_name="concentration")
         compound = np.asarray(compound, dtype=object)
@@ -227,18 +227,22 @@ class DoseResponseScorer(BaseEstimator):
             where[of_curve(found["toxic_from"], dose[where])]
             for where, found in zip(rows, judged, strict=True)
         ]
-        curves = Parallel(n_jobs=self.n_jobs)(
-            delayed(fit_curve)(
-                self.curve,
-                *self.curve_data(
-                    scores[where, 0], dose[where], None if of is None else of[where]
-                ),
+        data = [
+            self.curve_data(
+                scores[where, 0], dose[where], None if of is None else of[where]
             )
             for where in fitted
+        ]
+        curves = Parallel(n_jobs=self.n_jobs)(
+            delayed(fit_curve)(self.curve, *points) for points in data
         )
         p_values = np.array([curve.p_value_ for curve in curves])
-        few = few_doses(compound, dose, self.controls_at_zero)
-        tested = ~pd.Index(names).isin(few)
+        # Zero is one of them if controls did join.
+        n_doses = [
+            len(np.unique(np.append(dose[where], points[0])))
+            for where, points in zip(rows, data, strict=True)
+        ]
+        tested = np.array(n_doses) >= MIN_DOSES
         p_values[~tested] = np.nan
         q_values = p_values.copy()
         if tested.any():
@@ -368,15 +372,6 @@ class DoseResponseScorer(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
-
-
-def few_doses(
-    compound: np.ndarray, dose: np.ndarray, controls_at_zero: bool
-) -> np.ndarray:
-    """Compounds with too few concentrations for a curve; zero is one of them."""
-    doses = pd.Series(dose).groupby(np.asarray(compound, dtype=object), sort=False)
-    n = doses.nunique() + (controls_at_zero & (doses.min() > 0))
-    return n.index[n < MIN_DOSES].to_numpy()
 
 
 def of_curve(toxic_from: float, dose: np.ndarray) -> np.ndarray:

@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gandl._row_labels import (
     batch_of_rows,
     batch_positions,
     kinds_of_controls,
+    labels,
     rows_of_each,
     sorted_batches,
 )
@@ -36,14 +37,20 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     negative, positive : object, default=None
         The values of ``y`` that mark the controls. None: the first and the last in
         sorted order, but the other's.
+    scaler : estimator, default=None
+        What the axis is fitted after, `gandl.profiles.ControlScaler` say: fitted to the
+        controls of each batch with ``fit(X, y, batch=)``, and once more without those
+        that are held out. Rows scaled beforehand have seen all controls: negative ones
+        then lie too near to each other, and few of them seem separate that are not.
+        None: rows are taken as they are.
     axis : {"mean", "discriminant"}, default="mean"
         On-perturbation along the difference of means, or along Fisher's linear
         discriminant (covariance shrunk by Ledoit and Wolf), scaled so that controls
         are at 0 and 1 all the same.
     pooled : bool, default=False
         Whether one axis is fitted to the controls of all batches, which then are to be
-        comparable (`gandl.profiles.ControlScaler`), instead of one a batch. More
-        controls make an axis steadier; separation is told by batch in both cases.
+        comparable (by ``scaler``), instead of one a batch. More controls make an axis
+        steadier; separation is told by batch in both cases.
     poor_controls : {"warn", "raise", "ignore"}, default="warn"
         What to do about batches whose controls do not separate, with a Cohen's d below
         0.5, or are too few for one to be left out.
@@ -54,12 +61,14 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         The batches, sorted; one, "all", if ``fit`` had none.
     origins_, directions_, weights_ : ndarray of shape (n_axes, n_features)
         ``m0``, ``v``, and the vector whose product with ``x - m0`` is on-perturbation,
-        of each batch; one, if pooled.
+        of each batch; one, if pooled. Of scaled rows, if there is a scaler.
+    scaler_ : estimator or None
+        The scaler, fitted.
     control_scores_ : ndarray of shape (n_controls, 2)
         On- and off-perturbation of each control by an axis that it was not fitted on
-        (all others that its axis is of; with "discriminant", 19 of 20), in order of
-        rows; NaN
-        where controls are too few to leave one out.
+        (all others that its axis is of; with "discriminant" or a scaler, 19 of 20), in
+        order of rows; NaN where controls are too few to leave one out: negative ones of
+        a batch of fewer than three, with a scaler.
     control_kinds_ : ndarray of shape (n_controls,)
         0 for a negative, 1 for a positive control.
     control_batches_ : ndarray of shape (n_controls,)
@@ -78,7 +87,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     See Also
     --------
     DoseResponseRegressor : The curve of on-perturbation by concentration.
-    gandl.profiles.ControlScaler : To come before.
+    gandl.profiles.ControlScaler : Centres and scales by the controls of each batch.
 
     Notes
     -----
@@ -113,6 +122,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict] = {
         "negative": "no_validation",
         "positive": "no_validation",
+        "scaler": [HasMethods(["fit", "transform"]), None],
         "axis": [StrOptions({"mean", "discriminant"})],
         "pooled": ["boolean"],
         "poor_controls": [StrOptions({"warn", "raise", "ignore"})],
@@ -123,12 +133,14 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         *,
         negative: Any = None,
         positive: Any = None,
+        scaler: Any = None,
         axis: str = "mean",
         pooled: bool = False,
         poor_controls: str = "warn",
     ) -> None:
         self.negative = negative
         self.positive = positive
+        self.scaler = scaler
         self.axis = axis
         self.pooled = pooled
         self.poor_controls = poor_controls
@@ -164,6 +176,8 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         rows = batch_of_rows(batch, len(X))
         chosen = kind >= 0
         X, kind, rows = X[chosen], kind[chosen], rows[chosen]
+        y = labels(y)[chosen]
+        self.scaler_ = self._fitted_scaler(X, y, rows)
         self.batches_ = sorted_batches(rows)
         of = batch_positions(rows, self.batches_)
         axes, found = [], []
@@ -174,10 +188,11 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             parts = [("all", np.arange(len(X)))]
         else:
             parts = list(zip(self.batches_, rows_of, strict=True))
+        scaled = _scaled(self.scaler_, X, rows)
         for name, mine in parts:
-            axes.append(self._axis(X[mine], kind[mine], name))
-            scores = self._held_out_scores(X[mine], kind[mine], name)
-            self.control_scores_[mine] = scores
+            axes.append(self._axis(scaled[mine], kind[mine], name))
+            of_controls = (X[mine], y[mine], kind[mine], rows[mine], of[mine])
+            self.control_scores_[mine] = self._held_out_scores(*of_controls, axes[-1])
         self.origins_, self.directions_, self.weights_ = map(
             np.stack, zip(*axes, strict=True)
         )
@@ -211,11 +226,16 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a batch had no controls in `fit`, unless pooled.
+            If a batch had no controls in `fit`, unless pooled without a scaler.
         """
+        return self._score_rows(X, batch)
+
+    def _score_rows(self, X: Any, batch: Any) -> np.ndarray:
+        """Score rows; an array, whatever scikit-learn is set to give out."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         rows = batch_of_rows(batch, len(X))
+        X = _scaled(self.scaler_, X, rows)
         if self.pooled:
             position = np.zeros(len(X), dtype=np.intp)
         else:
@@ -266,9 +286,12 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             The Z'-factor, at most 1; minus infinity if the positive controls are not
             above the negative ones, NaN with fewer than two of a kind.
         """
-        on = self.transform(X, batch=batch)[:, 0]
+        on = self._score_rows(X, batch)[:, 0]
         *_, kind = kinds_of_controls(y, len(on), self.negative_, self.positive_)
         return separation(on[kind == 0], on[kind == 1])["z_prime"]
+
+    def _fitted_scaler(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
+        return self.scaler and clone(self.scaler).fit(X, y, batch=rows)
 
     def _axis(
         self, X: np.ndarray, kind: np.ndarray, name: Any
@@ -294,25 +317,48 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             weights = model.fit(X, kind).coef_[0]
         return origin, direction, weights / (weights @ direction)
 
-    def _held_out_scores(self, X: np.ndarray, kind: np.ndarray, name: Any) -> Any:
-        """Of controls, by axes that they were not fitted on; for any order of rows."""
-        counts = np.bincount(kind)
-        # A discriminant needs three rows, and two controls of a kind leave one each.
-        if counts.min() < (3 if self.axis == "discriminant" else 2):
-            return np.full((len(X), 2), np.nan)
-        if self.axis == "mean":
+    def _held_out_scores(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        kind: np.ndarray,
+        rows: np.ndarray,
+        of: np.ndarray,
+        whole: tuple[np.ndarray, np.ndarray, np.ndarray],
+    ) -> np.ndarray:
+        """Of controls, by what was not fitted on them; for any order of rows.
+
+        ``rows`` and ``of`` are their batches and the positions of these, ``whole`` is
+        the axis of all.
+        """
+        scores = np.full((len(X), 2), np.nan)
+        # A discriminant needs three rows, and two controls of a kind leave one each; a
+        # scaler two of each batch.
+        held_out = np.ones(len(X), dtype=bool)
+        if self.scaler is None:
+            of = np.zeros_like(of)  # batches are all one
+        else:
+            n_negative = np.bincount(of[kind == 0], minlength=of.max() + 1)
+            held_out = (kind == 1) | (n_negative[of] >= 3)
+        counts = np.bincount(kind[held_out], minlength=2)
+        by_mean = self.scaler is None and self.axis == "mean"
+        if counts.min() < (2 if by_mean else 3):
+            return scores
+        if by_mean:
             return _leave_one_out(X, kind)
-        scores = np.empty((len(X), 2))
-        origin, direction, weights = self._axis(X, kind, name)
-        on = _scores(X, origin, direction, weights)[:, 0]
-        unit = float(np.linalg.norm(direction))
-        fold = np.empty(len(X), dtype=int)
-        for k in (0, 1):  # dealt out in order of the score
-            fold[kind == k] = on[kind == k].argsort().argsort() % min(20, counts.min())
+        on = _scores(_scaled(self.scaler_, X, rows), *whole)[:, 0]
+        unit = float(np.linalg.norm(whole[1]))
+        fold = np.full(len(X), -1)
+        for k in (0, 1):  # dealt out batch by batch, in order of the score
+            mine = np.flatnonzero(held_out & (kind == k))
+            dealt = mine[np.lexsort([on[mine], of[mine]])]
+            fold[dealt] = np.arange(len(mine)) % min(20, counts.min())
         for held in range(fold.max() + 1):
             train, test = fold != held, fold == held
-            axis = self._axis(X[train], kind[train], name)
-            scores[test] = _scores(X[test], *axis, unit)
+            scaler = self._fitted_scaler(X[train], y[train], rows[train])
+            seen, unseen = (_scaled(scaler, X[k], rows[k]) for k in (train, test))
+            axis = self._axis(seen, kind[train], "all")
+            scores[test] = _scores(unseen, *axis, unit)
         return scores
 
     def _tell_poor_controls(self) -> None:
@@ -367,6 +413,11 @@ def _scores(
     length = np.linalg.norm(direction, axis=-1) if unit is None else unit
     off = np.linalg.norm(rest, axis=-1) / length
     return np.stack([on, off], axis=1)
+
+
+def _scaled(scaler: Any, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows as a scaler has them, an array whatever scikit-learn is set to give out."""
+    return X if scaler is None else np.asarray(scaler.transform(X, batch=rows))
 
 
 def _leave_one_out(X: np.ndarray, kind: np.ndarray) -> np.ndarray:

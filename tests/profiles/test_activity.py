@@ -137,3 +137,31 @@ def test_a_row_of_zeros_has_no_cosine():
     X[3] = 0
     with pytest.raises(ValueError, match="Row 3 is all zeros"):
         replicate_consistency(X, y, control="DMSO")
+
+
+@pytest.mark.parametrize("n_controls", [8, 12])
+def test_cosines_of_few_controls_are_significant_no_more_often_than_is_said(n_controls):
+    p_values = []
+    for seed in range(40):
+        X, y = screen(8, n_replicates=8, n_controls=n_controls, seed=seed)
+        table = replicate_consistency(
+            X, y, control="DMSO", n_null=200, random_state=seed
+        )
+        p_values += table["p_value"].tolist()
+    # By draws of controls alone, which are all of them: nearly half.
+    assert np.mean(np.array(p_values) < 0.05) < 0.1
+
+
+def test_null_of_cosines_by_a_naive_loop():
+    X, y = screen(2, n_replicates=4, n_controls=6, seed=1)
+    table = replicate_consistency(X, y, control="DMSO", n_null=50, random_state=3)
+    rng = np.random.RandomState(3)
+    draws = [rng.permutation(10)[:4] for _ in range(50)]
+    for name, row in table.iterrows():
+        pool = np.concatenate([X[y == "DMSO"], X[y == name]])
+        null = [
+            np.mean([1 - cosine(a, b) for i, a in enumerate(p) for b in p[:i]])
+            for p in (pool[d] for d in draws)
+        ]
+        expected = (1 + (np.array(null) >= row["cosine"] - 1e-12).sum()) / 51
+        assert row["p_value"] == pytest.approx(expected)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -333,3 +334,38 @@ def test_a_compound_may_be_toxic_at_all_doses(controls_at_zero):
     assert row["call"] == "toxic"
     assert row["toxic_from"] == DOSES[0]
     assert row["p_value"] == row["q_value"] == 1
+
+
+def test_where_no_control_joins_too_few_doses_are_called_by_their_means():
+    rng = np.random.default_rng(0)
+    plate = np.repeat(["A", "B"], [32, 2])  # of B, none can be held out
+    y = np.tile(["mock", "infected"], 17)
+    X = rng.normal(size=(34, 4))
+    X[y == "infected", 0] += 10
+    axis = clone(PERTURBATION).set_params(poor_controls="ignore")
+    fitted = DoseResponseScorer(perturbation=axis).fit(X, y, batch=plate)
+    dose = np.repeat([0.1, 1, 10], 4)
+    T = rng.normal(size=(12, 4))
+    T[:, 0] += 10 * np.repeat([1, 0.2, 0], 4)
+    row = fitted.dose_response(T, ["drug"] * 12, dose, batch=["B"] * 12).iloc[0]
+    assert row["calls"] == ["inactive", "hit", "hit"]
+    assert np.isnan(row["p_value"])
+    assert row["call"] == "hit"
+    on_a = fitted.dose_response(T, ["drug"] * 12, dose, batch=["A"] * 12).iloc[0]
+    assert on_a["p_value"] < 0.01
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_table_does_not_depend_on_what_transform_gives_out(library):
+    pytest.importorskip(library)
+    rng = np.random.default_rng(0)
+    y = np.repeat(["mock", "infected", "drug"], 20)
+    X = rng.normal(size=(60, 4))
+    X[y == "infected", 0] += 10
+    asked = (X[40:], y[40:], np.tile([0.1, 0.3, 1, 3, 10], 4))
+    expected = DoseResponseScorer(perturbation=PERTURBATION).fit(X, y)
+    with config_context(transform_output=library):
+        found = DoseResponseScorer(perturbation=PERTURBATION).fit(X, y)
+        pd.testing.assert_frame_equal(
+            found.dose_response(*asked), expected.dose_response(*asked)
+        )

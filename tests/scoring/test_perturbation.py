@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from gandl.profiles import ControlScaler
 from gandl.scoring import PerturbationScorer
 from gandl.scoring._perturbation import separation
 
@@ -304,3 +305,73 @@ def test_missing_labels_are_no_controls():
 def test_equal_means():
     with pytest.raises(ValueError, match="both controls have the same mean"):
         scorer().fit(np.ones((4, 2)), ["mock", "infected"] * 2)
+
+
+def plates(n_plates=8, n=4, d=100, shift=0.0, seed=0):
+    """Controls of plates that differ, n of each kind, and where they are."""
+    rng = np.random.default_rng(seed)
+    plate = np.repeat([f"P{k}" for k in range(n_plates)], 2 * n)
+    y = np.tile(np.repeat(["mock", "infected"], n), n_plates)
+    X = rng.normal(size=(len(y), d)) + rng.normal(size=(n_plates, d)).repeat(2 * n, 0)
+    X[y == "infected", 0] += shift
+    return X, y, plate
+
+
+@pytest.mark.parametrize("axis", ["mean", "discriminant"])
+def test_controls_that_are_alike_do_not_separate_by_the_scaler(axis):
+    found = {"beforehand": [], "held out": []}
+    for seed in range(5):
+        X, y, plate = plates(seed=seed)
+        scaler = ControlScaler(control="mock")
+        options = {"axis": axis, "pooled": True, "poor_controls": "ignore"}
+        Z = scaler.fit_transform(X, y, batch=plate)
+        for name, fitted in {
+            "beforehand": scorer(**options).fit(Z, y, batch=plate),
+            "held out": scorer(scaler=scaler, **options).fit(X, y, batch=plate),
+        }.items():
+            found[name].append(fitted.separation_["cohens_d"].mean())
+    assert np.mean(found["beforehand"]) > 0.3
+    assert abs(np.mean(found["held out"])) < 0.25
+
+
+def test_a_scaler_is_part_of_the_scores():
+    X, y, plate = plates(d=6, shift=8.0)
+    scaler = ControlScaler(control="mock")
+    Z = scaler.fit_transform(X, y, batch=plate)
+    options = {"pooled": True, "axis": "discriminant"}
+    beforehand = scorer(**options).fit(Z, y, batch=plate)
+    fitted = scorer(scaler=scaler, **options).fit(X, y, batch=plate)
+    scores = fitted.transform(X, batch=plate)
+    np.testing.assert_allclose(scores, beforehand.transform(Z, batch=plate))
+    assert fitted.separation_["separate"].all()
+    order = np.random.default_rng(0).permutation(len(X))
+    again = scorer(scaler=scaler, **options)
+    again.fit(X[order], y[order], batch=plate[order])
+    np.testing.assert_allclose(again.control_scores_, fitted.control_scores_[order])
+    with pytest.raises(ValueError, match="No controls of batch 'P9'"):
+        fitted.transform(X[:1], batch=["P9"])
+
+
+def test_a_scaler_leaves_two_negative_controls_of_a_batch():
+    X, y, plate = plates(n_plates=3, n=6, d=4, shift=8.0)
+    # P0 has two negative controls, P1 three.
+    gone = [0, 1, 2, 3, 12, 13, 14]
+    X, y, plate = (np.delete(a, gone, axis=0) for a in (X, y, plate))
+    fitted = scorer(
+        scaler=ControlScaler(control="mock"), pooled=True, poor_controls="ignore"
+    ).fit(X, y, batch=plate)
+    unknown = np.isnan(fitted.control_scores_[:, 0])
+    np.testing.assert_array_equal(unknown, (plate == "P0") & (y == "mock"))
+    assert fitted.separation_["separate"].to_list() == [False, True, True]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_scores_do_not_depend_on_what_transform_gives_out(library):
+    pytest.importorskip(library)
+    X, y, plate = plates(d=6, shift=8.0)
+    fitted = scorer(scaler=ControlScaler(control="mock")).fit(X, y, batch=plate)
+    expected = fitted.score(X, y, batch=plate)
+    with sklearn.config_context(transform_output=library):
+        again = sklearn.clone(fitted).fit(X, y, batch=plate)
+        assert again.score(X, y, batch=plate) == expected
+        assert type(again.transform(X, batch=plate)).__module__.startswith(library)
