@@ -51,6 +51,13 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     See Also
     --------
     TypicalVariationNormalizer : Also takes correlations of features out.
+    gandl.scoring.PerturbationScorer : Takes it as ``scaler``.
+
+    Notes
+    -----
+    The controls that it was fitted on lie nearer to 0, and to each other, than wells
+    that do nothing. To say whether controls separate, give it to the scorer, which
+    holds controls out of both.
 
     Examples
     --------
