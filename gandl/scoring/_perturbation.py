@@ -41,7 +41,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         What the axis is fitted after, `gandl.profiles.ControlScaler` say: fitted to the
         controls of each batch with ``fit(X, y, batch=)``, and once more without those
         that are held out. Rows scaled beforehand have seen all controls: negative ones
-        then lie too near to each other, and few of them seem separate that are not.
+        then lie too near to each other, and seem separate where they are few.
         None: rows are taken as they are.
     axis : {"mean", "discriminant"}, default="mean"
         On-perturbation along the difference of means, or along Fisher's linear
@@ -291,7 +291,9 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         return separation(on[kind == 0], on[kind == 1])["z_prime"]
 
     def _fitted_scaler(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
-        return self.scaler and clone(self.scaler).fit(X, y, batch=rows)
+        if self.scaler is None:
+            return None
+        return clone(self.scaler).fit(X, y, batch=rows)
 
     def _axis(
         self, X: np.ndarray, kind: np.ndarray, name: Any
