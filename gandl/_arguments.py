@@ -18,6 +18,9 @@ def complete(options: argparse.Namespace) -> None:
         raise ValueError("--sheet is of the --plate-map: name that too.")
     if getattr(options, "hits", 1) < 1:
         raise ValueError(f"--hits is at least 1, got {options.hits}.")
+    size = getattr(options, "pixel_size", None)
+    if size is not None and not size > 0:
+        raise ValueError(f"--pixel-size is above 0, in micrometres, got {size:g}.")
     if not hasattr(options, "minutes"):
         return
     values = vars(options)

@@ -354,6 +354,7 @@ def changed(folder, path, **columns):
         ("screen X --model m --preset paper", "does not train: leave out --preset"),
         ("screen X --model m --seed 0", "does not train: leave out --seed"),
         ("screen X --hits 0", "--hits is at least 1, got 0"),
+        ("screen X --pixel-size 0", "--pixel-size is above 0, in micrometres, got 0"),
         ("screen X --sheet a", "--sheet is of the --plate-map"),
         ("fit X --root there", "--root has no effect on a folder"),
         ("fit X/metadata.csv --pattern {well}.tif", "--pattern has no effect on a ta"),

@@ -111,8 +111,8 @@ def write_report(
     Raises
     ------
     ValueError
-        If lengths differ, a column is missing, no well is treated, or ``n_hits`` is
-        below 1.
+        If lengths differ, a column is missing, no well is treated, ``n_hits`` is below
+        1, or ``pixel_size`` not above 0.
     FileExistsError
         If the file exists.
 
@@ -145,6 +145,8 @@ def write_report(
     check_is_fitted(scorer)
     if n_hits < 1:
         raise ValueError(f"n_hits is at least 1, got {n_hits}.")
+    if pixel_size is not None and not pixel_size > 0:
+        raise ValueError(f"pixel_size is above 0, got {pixel_size:g}.")
     if not isinstance(X, pd.DataFrame):  # whose names the scorer may have seen
         X = np.asarray(X, dtype=np.float64)
     check_consistent_length(X, wells, images)

@@ -247,6 +247,8 @@ def test_errors(written, tmp_path):
         write_report(new, scorer, X, wells.drop(columns="compound"))
     with pytest.raises(ValueError, match="n_hits is at least 1, got 0"):
         write_report(new, scorer, X, wells, n_hits=0)
+    with pytest.raises(ValueError, match="pixel_size is above 0, got -3"):
+        write_report(new, scorer, X, wells, pixel_size=-3)
     with pytest.raises(ValueError, match="inconsistent numbers"):
         write_report(new, scorer, X[1:], wells)
     with pytest.raises(ValueError, match="No well is treated"):
