@@ -59,8 +59,9 @@ def main() -> None:
     parser.add_argument("--join", type=Path, nargs="*", default=[], help="earlier runs")
     parser.add_argument("--minutes", type=float, default=20.0, help="of one core, each")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
+    kinds = ["auto", "bfloat16", "float32"]
     parser.add_argument(
-        "--precision", default="auto", help="of activations, as gandl's"
+        "--precision", default="auto", choices=kinds, help="of activations"
     )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--over", help="a method: differences from its scores")

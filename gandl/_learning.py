@@ -288,7 +288,8 @@ def _measure_anew(
         raise ValueError(
             f"The checkpoint is of a training of {position.steps * batch_size} images "
             f"in {position.minutes:.2f} minutes, which is more than max_kimg or "
-            "max_minutes asks for: ask for as much, or name another checkpoint_dir."
+            "max_minutes (--minutes) asks for: ask for as much, or name another "
+            "checkpoint_dir (--checkpoint)."
         )
 
 

@@ -244,18 +244,19 @@ class TypicalVariationNormalizer(
         for b, (name, rows) in enumerate(zip(self.batches_, rows_of, strict=True)):
             part = controls[rows]
             covariance = part.T @ part / (len(part) - 1)
-            covariance += self.shrinkage * np.eye(n)
-            if np.linalg.cond(covariance) > 1e10:
+            values, vectors = np.linalg.eigh(covariance + self.shrinkage * np.eye(n))
+            if values[-1] > 1e10 * values[0]:
                 raise ValueError(
                     f"The controls of batch {name!r} do not vary in all {n} "
                     f"components: set shrinkage above {self.shrinkage:g}, or lower "
                     "n_components."
                 )
-            alignments[b] = _inverse_root(covariance)
+            alignments[b] = _inverse_root(values, vectors)
             aligned[rows] = part @ alignments[b]
-        return alignments @ _inverse_root(aligned.T @ aligned / (len(aligned) - 1))
+        of_all = aligned.T @ aligned / (len(aligned) - 1)
+        return alignments @ _inverse_root(*np.linalg.eigh(of_all))
 
 
-def _inverse_root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
+def _inverse_root(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Inverse root of a symmetric matrix, by its eigenvalues and -vectors."""
     return vectors / np.sqrt(values) @ vectors.T

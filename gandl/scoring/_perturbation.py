@@ -191,8 +191,10 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         scaled = _scaled(self.scaler_, X, rows)
         for name, mine in parts:
             axes.append(self._axis(scaled[mine], kind[mine], name))
-            of_controls = (X[mine], y[mine], kind[mine], rows[mine], of[mine])
-            self.control_scores_[mine] = self._held_out_scores(*of_controls, axes[-1])
+            of_controls = (a[mine] for a in (X, scaled, y, kind, rows, of))
+            self.control_scores_[mine] = self._held_out_scores(
+                *of_controls, whole=axes[-1]
+            )
         self.origins_, self.directions_, self.weights_ = map(
             np.stack, zip(*axes, strict=True)
         )
@@ -322,10 +324,12 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     def _held_out_scores(
         self,
         X: np.ndarray,
+        scaled: np.ndarray,
         y: np.ndarray,
         kind: np.ndarray,
         rows: np.ndarray,
         of: np.ndarray,
+        *,
         whole: tuple[np.ndarray, np.ndarray, np.ndarray],
     ) -> np.ndarray:
         """Of controls, by what was not fitted on them; for any order of rows.
@@ -348,7 +352,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             return scores
         if by_mean:
             return _leave_one_out(X, kind)
-        on = _scores(_scaled(self.scaler_, X, rows), *whole)[:, 0]
+        on = _scores(scaled, *whole)[:, 0]
         unit = float(np.linalg.norm(whole[1]))
         fold = np.full(len(X), -1)
         for k in (0, 1):  # dealt out batch by batch, in order of the score
