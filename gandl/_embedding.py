@@ -48,16 +48,18 @@ def embed(
     device: str,
     n_views: int = 1,
     whitening: tuple[np.ndarray, np.ndarray] | None = None,
+    look: Callable[[np.ndarray], None] | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> np.ndarray:
     """Embed images (n, C, H, W) by the mean over their views: (n, d), float32.
 
     Views are an image's tiles and, where these are fewer than ``n_views``, their flips
     and turns. ``whitening`` is a mean to subtract and a matrix to multiply with.
+    ``look`` is shown the scaled images, some at a time.
     """
     n_images, n_tiles = at_once(images, size, device)
     affine = whitening and [torch.from_numpy(np.array(a)).to(device) for a in whitening]
-    loaded = _cut(images, intensity_range, size, n_images)
+    loaded = _cut(images, intensity_range, size, n_images, look)
     embedded = []
     with torch.inference_mode(), closing(loaded):
         for batch in regrouped(loaded, n_images):
@@ -83,13 +85,19 @@ def embed(
 
 
 def _cut(
-    images: ImageCollection, intensity_range: np.ndarray | None, size: int, n: int
+    images: ImageCollection,
+    intensity_range: np.ndarray | None,
+    size: int,
+    n: int,
+    look: Callable[[np.ndarray], None] | None = None,
 ) -> abc.Generator[np.ndarray]:
     """Read ahead and cut to tiles: (k, tiles, C, size, size), k some of n images."""
 
     def load(rows: np.ndarray) -> np.ndarray:
-        scaled = pad_to(load_scaled(images, rows, intensity_range), size)
-        return np.stack([tiles(image, size) for image in scaled])
+        scaled = load_scaled(images, rows, intensity_range)
+        if look:
+            look(scaled)
+        return np.stack([tiles(image, size) for image in pad_to(scaled, size)])
 
     most = _images_in(_AHEAD_BYTES, images)
     pieces = reading_order(images, min(n, _images_in(_PIECE_BYTES, images)), most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from os import PathLike
 from typing import Any
 
@@ -11,9 +12,12 @@ import pandas as pd
 from sklearn.utils.validation import validate_data
 
 from gandl.images import ImageCollection, percentile_range
+from gandl.images._illumination import CorrectedSource
 
 # Arrays with channels last are told by these: no image is so narrow.
 _MANY_CHANNELS, _FEW_PIXELS = 16, 8
+# Of the range that fit learned: what stays below it is next to black.
+_DARK = 1 / 16
 
 
 def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
@@ -32,8 +36,10 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
         estimator.image_shape_in_ = tuple(int(k) for k in images.shape[1:])
         estimator.n_channels_in_ = estimator.image_shape_in_[0]
         estimator.channels_in_ = images.channels
+        estimator.illumination_corrected_ = _is_corrected(images)
     else:
         _check_channels(estimator, images)
+        _compare_illumination(estimator, images)
         if hasattr(estimator, "config_"):
             _check_size(estimator, images)
     return images
@@ -157,6 +163,28 @@ def _check_size(estimator: Any, images: ImageCollection) -> None:
         )
 
 
+def _is_corrected(images: ImageCollection) -> bool | None:
+    """Whether pixels are divided by an illumination; None: who made them knows."""
+    if isinstance(images._source, CorrectedSource):
+        return True
+    return None if images._source.file_sizes() is None else False
+
+
+def _compare_illumination(estimator: Any, images: ImageCollection) -> None:
+    """Warn of images whose light was divided out where that of fit's was not."""
+    fitted = getattr(estimator, "illumination_corrected_", None)
+    if fitted is None or _is_corrected(images) in (fitted, None):
+        return
+    kinds = ["as they are in their files", "corrected for illumination"]
+    warnings.warn(
+        f"X has images {kinds[not fitted]}, and {type(estimator).__name__} was fitted "
+        f"on images {kinds[fitted]}: embeddings are not comparable. See "
+        "X.with_illumination, on the command line --illumination.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
 def unnamed(channels: tuple[str, ...]) -> bool:
     """Whether channels have no names but those that they are given by default."""
     return channels == tuple(f"channel_{k}" for k in range(len(channels)))
@@ -164,9 +192,64 @@ def unnamed(channels: tuple[str, ...]) -> bool:
 
 def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:
     """Range (C, 2) of each channel over the images, if the estimator asks for it."""
-    if estimator.intensity == "dataset":
-        return percentile_range(images)
-    return None
+    if estimator.intensity != "dataset":
+        return None
+    ranges = percentile_range(images)
+    empty = {
+        name: low
+        for name, (low, high) in zip(images.channels, ranges, strict=True)
+        if low == high
+    }
+    if empty:
+        values = ", ".join(f"{name} {low:g}" for name, low in empty.items())
+        warnings.warn(
+            "Channels of which next to all pixels have one value: "
+            f"{values}. Nothing is learned from them.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return ranges
+
+
+class Brightness:
+    """Tells of images that a range learned from others leaves nothing of."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+        self.seen: list[tuple[int, int, int]] = []  # whose threads only append
+
+    def look(self, scaled: np.ndarray) -> None:
+        """Count images (k, C, H, W), scaled to [-1, 1], that are black or white."""
+        pixels = scaled[:, :, ::2, ::2]  # enough to tell by
+        dark = pixels.max(axis=(1, 2, 3)) < -1 + 2 * _DARK
+        bright = ((pixels == 1).mean(axis=(2, 3)) > 0.5).all(axis=1)
+        self.seen.append((len(pixels), int(dark.sum()), int(bright.sum())))
+
+    def warn(self) -> None:
+        """Warn, if most images are black or white."""
+        n_all, n_dark, n_bright = map(sum, zip(*self.seen, strict=True))
+        for what, n in (
+            ("black: in no channel a pixel reaches a sixteenth of", n_dark),
+            ("white: in every channel most pixels are above", n_bright),
+        ):
+            if n <= n_all / 2:
+                continue
+            ranges = zip(
+                self.estimator.channels_in_,
+                self.estimator.intensity_range_,
+                strict=True,
+            )
+            known = ", ".join(f"{c} {low:g} to {high:g}" for c, (low, high) in ranges)
+            warnings.warn(
+                f"{n} of {n_all} images are seen nearly {what} the intensity range "
+                f"that fit learned ({known}), and are embedded alike. Bring them to "
+                "the units of those in fit (bits, 0 to 1), or fit with "
+                'intensity="plate" or "image".',
+                UserWarning,
+                stacklevel=5,
+            )
+
+
 
 
 def row_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:

@@ -40,9 +40,23 @@ class _Stopped(Exception):
 
 
 def train_once(featurizer: Any, X: Any, y: Any, context: Any) -> None:
-    """Train on images, unless `memory` has what came of that before."""
-    for name in _fitted(featurizer):
-        delattr(featurizer, name)
+    """Train on images, unless `memory` has what came of that before.
+
+    What was fitted before stays where nothing is fitted now, since that is refused or
+    fails.
+    """
+    before = _fitted(featurizer)
+    _forget(featurizer)
+    try:
+        _train_or_remember(featurizer, X, y, context)
+    except BaseException:
+        if not hasattr(featurizer, "weights_"):  # of a training that was interrupted
+            _forget(featurizer)
+            vars(featurizer).update(before)
+        raise
+
+
+def _train_or_remember(featurizer: Any, X: Any, y: Any, context: Any) -> None:
     # With no place to keep anything, this calls the function.
     keep = check_memory(featurizer.memory).cache(
         _train_anew, ignore=["featurizer", "y", "context", "ranks"]
@@ -70,6 +84,11 @@ def _fitted(featurizer: Any) -> dict[str, Any]:
         for name, value in vars(featurizer).items()
         if name.endswith("_") and not name.startswith("_")
     }
+
+
+def _forget(featurizer: Any) -> None:
+    for name in _fitted(featurizer):
+        delattr(featurizer, name)
 
 
 def _training_parameters(featurizer: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _FORMAT = 3
 _ATTRIBUTES = {
     "n_channels_in_",
     "channels_in_",
+    "illumination_corrected_",
     "image_shape_in_",
     "n_features_in_",
     "n_iter_",

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from gandl._batches import training_batches
 from gandl._diagnostics import frechet_distance
 from gandl._embedding import BATCH, draw, embed, take
-from gandl._inputs import as_collection, row_intensity
+from gandl._inputs import Brightness, as_collection, row_intensity
 from gandl._presets import check_features
 from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
@@ -92,8 +92,9 @@ def embedded(featurizer: Any, X: Any) -> np.ndarray:
     """Embed images."""
     images = as_collection(featurizer, X, reset=False)
     check_features(featurizer, images.shape[1:])
+    brightness = Brightness(featurizer)
     with closing(progress_line(featurizer.verbose)) as line:
-        return embed(
+        embeddings = embed(
             discriminator_of(featurizer),
             images,
             row_intensity(featurizer, images),
@@ -102,8 +103,13 @@ def embedded(featurizer: Any, X: Any) -> np.ndarray:
             device=device_of(featurizer),
             n_views=featurizer._resolve("n_views"),
             whitening=whitening_of(featurizer),
+            # Other ranges are of the images themselves.
+            look=brightness.look if featurizer.intensity == "dataset" else None,
             progress=line,
         )
+    if brightness.seen:
+        brightness.warn()
+    return embeddings
 
 
 def generated(featurizer: Any, n: int, seed: int, *, truncation: float) -> np.ndarray:

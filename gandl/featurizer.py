@@ -123,9 +123,8 @@ class GANDLFeaturizer(
     device : str, default="auto"
         Where to compute, as PyTorch names it. "auto": a CUDA device if there is one.
     random_state : int, RandomState instance or None, default=None
-        Seeds weights, order, crops, latents and augmentations. The same int gives the
-        same weights bit for bit on the same machine, on the CPU with the same number
-        of threads.
+        Seeds weights, order, crops, latents and augmentations: an int gives the same
+        weights bit for bit on one machine, on the CPU with one number of threads.
     verbose : bool, default=False
         Show a line with images seen, speed, time left and losses, or images embedded.
 
@@ -144,6 +143,8 @@ class GANDLFeaturizer(
         Channels of the images.
     channels_in_ : tuple of str
         Names of the channels; X with other names is refused, one without any is not.
+    illumination_corrected_ : bool or None
+        Whether illumination was divided out of the images; None if they were an array.
     image_shape_in_ : tuple of 3 int
         Channels, height and width of the images seen in ``fit``.
     n_features_in_ : int
@@ -161,8 +162,7 @@ class GANDLFeaturizer(
         real ones, "sign", the mean sign of the discriminator's logits of images trained
         on (r_t in [5]_), and "overfitting": where, between images trained on, 0, and
         generated ones, 1, the discriminator sees 32 images that were kept from
-        training for this (r_v in [5]_). Low diversity and high overfitting are warned
-        of.
+        training for this (r_v in [5]_). Low diversity and high overfitting warn.
     augment_p_ : float
         Probability of augmentation at the end.
     training_state_ : dict

@@ -66,6 +66,7 @@ def model(folder, tmp_path):
     return out
 
 
+@pytest.mark.filterwarnings("ignore:.* seen nearly white")
 @pytest.mark.parametrize("kind", ["one.ome.tif", "one.zarr"])
 def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 4096, (2, 3, 64, 64), dtype="uint16")
@@ -249,6 +250,8 @@ def test_load_data(folder, model, tmp_path):
     pd.testing.assert_frame_equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:.* seen nearly white")
+@pytest.mark.filterwarnings("ignore:X has images corrected for illumination")
 def test_load_data_of_stacks_without_plates(model, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 4096, (4, 3, 64, 64), dtype="uint16")
     rows = []
@@ -279,6 +282,7 @@ def test_load_data_of_stacks_without_plates(model, tmp_path, capsys):
         np.testing.assert_allclose(features, expected.transform(named), rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:X has images corrected for illumination")
 def test_a_pattern_that_is_found_and_illumination(folder, model, tmp_path):
     """make_screen names files as RxRx does; a plate map in the shape of the plate."""
     named = ["--channels", "1=DNA", "3=actin", "--illumination"]

@@ -515,6 +515,60 @@ def test_labels_of_other_rows_are_refused_of_what_was_kept_too(images, tmp_path)
         kept.fit(images, np.zeros(3))
 
 
+@pytest.mark.parametrize("broken", ["labels", "pixels", "one image"])
+def test_a_fit_that_is_refused_leaves_what_was_fitted(images, broken):
+    fitted = tiny(random_state=0).fit(images)
+    expected = fitted.transform(images)
+    X, y = images.astype(float), None
+    if broken == "labels":
+        y = np.zeros(3)
+    elif broken == "pixels":
+        X[5, 0, 0, 0] = np.nan
+    else:
+        X = X[:1]
+    with pytest.raises(ValueError, match="inconsistent|NaN|minimum of 2"):
+        fitted.fit(X, y)
+    assert np.array_equal(fitted.transform(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"), [(1 / 4096, "black"), (1 / 32, "black"), (32, "white")]
+)
+def test_images_of_other_units_are_warned_of(images, fitted, scale, told):
+    with pytest.warns(UserWarning, match=f"24 of 24 images are seen nearly {told}"):
+        fitted.transform(images * scale)
+
+
+def test_a_few_black_images_are_none_of_other_units(images, fitted):
+    X = images.copy()
+    X[:12] = 0
+    assert np.array_equal(fitted.transform(X)[12:], fitted.transform(images)[12:])
+
+
+def test_channels_without_anything_in_them_are_warned_of(images):
+    X = images.copy()
+    X[:, 1] = 7
+    with pytest.warns(UserWarning, match="one value: channel_1 7"):
+        tiny().fit(X)
+
+
+@pytest.mark.parametrize("in_fit", [True, False])
+def test_images_of_other_illumination_are_warned_of(images, tmp_path, in_fit):
+    for k, image in enumerate(images):
+        axes = {"axes": "CYX"}
+        tifffile.imwrite(tmp_path / f"A{k + 1:02}.tif", image, metadata=axes)
+    raw = ImageCollection.from_folder(tmp_path, "{well}.tif")
+    corrected = raw.with_illumination(by=None)
+    same, other = (corrected, raw) if in_fit else (raw, corrected)
+    fitted = tiny().fit(same)
+    fitted.save(tmp_path / "model.safetensors")
+    fitted = GANDLFeaturizer.load(tmp_path / "model.safetensors")
+    fitted.transform(same)
+    fitted.transform(images)  # of an array who made it knows
+    with pytest.warns(UserWarning, match="illumination: embeddings are not|--illum"):
+        fitted.transform(other)
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_scores_are_numbers_whatever_transform_gives_out(images, library):
     pytest.importorskip(library)
@@ -683,13 +737,16 @@ def test_bad_pixel_is_named_by_its_row_where_some_are_kept_from_training():
         tiny(intensity="image", max_kimg=0.6).fit(many)
 
 
-def test_interrupted_fit_is_not_fitted(images, monkeypatch):
-    featurizer = tiny().fit(images)
+def test_a_fit_that_fails_leaves_what_was_fitted(images, monkeypatch):
+    fitted, new = tiny().fit(images), tiny()
+    expected = fitted.transform(images)
     monkeypatch.setattr("gandl.gan.Trainer.step", lambda *a: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        featurizer.fit(images)
+    for featurizer in (fitted, new):
+        with pytest.raises(ZeroDivisionError):
+            featurizer.fit(images)
+    assert np.array_equal(fitted.transform(images), expected)
     with pytest.raises(NotFittedError):
-        featurizer.transform(images)
+        new.transform(images)
 
 
 def test_bad_pixel_is_named_by_its_row(images):
@@ -703,6 +760,7 @@ def test_bad_pixel_is_named_by_its_row(images):
 
 def test_channel_base_of_the_paper_grows_with_the_size():
     images = np.zeros((2, 1, 512, 512), dtype="uint8")
+    images[:, :, ::2] = 1
     large = GANDLFeaturizer(preset="paper", image_size=512, channel_max=1, max_kimg=0)
     assert large.fit(images).config_.channel_base == 32768
     assert large.set_params(image_size=256).fit(images).config_.channel_base == 16384
