@@ -18,6 +18,9 @@ def complete(options: argparse.Namespace) -> None:
         raise ValueError("--sheet is of the --plate-map: name that too.")
     if getattr(options, "hits", 1) < 1:
         raise ValueError(f"--hits is at least 1, got {options.hits}.")
+    kind = getattr(options, "negative", None)
+    if kind is not None and kind == options.positive:
+        raise ValueError(f"--negative and --positive are both {kind!r}.")
     size = getattr(options, "pixel_size", None)
     if size is not None and not size > 0:
         raise ValueError(f"--pixel-size is above 0, in micrometres, got {size:g}.")
@@ -116,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--truncation", type=float, default=1.0, help="below 1: more typical (1)"
     )
     generate.add_argument("--seed", type=int, default=0, help="seed (0)")
-    _add_out(generate, "TIFF stack")
+    _add_out(generate, "TIFF stack, .tif or .tiff")
     return parser
 
 

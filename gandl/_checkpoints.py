@@ -38,6 +38,11 @@ def checkpoints_in(folder: Path, identity: dict[str, Any]) -> Iterator[Checkpoin
         If another training, of this process or another, is at work in the folder.
     """
     require_safetensors()  # told now, not after hours
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(
+            f"Checkpoints take a folder, and {str(folder)!r} is a file: name another "
+            "checkpoint_dir (--checkpoint)."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with _own(folder):
         yield Checkpoints(folder, identity)

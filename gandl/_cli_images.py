@@ -19,7 +19,7 @@ from gandl._plate_map import (
     spelled_alike,
     well_kinds,
 )
-from gandl._tables import no_column, query_rows, read_table, with_usual_names
+from gandl._tables import USUAL, no_column, query_rows, read_table, with_usual_names
 from gandl.images import ImageCollection
 
 
@@ -141,10 +141,29 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
     if path is None:
         return known
     plate_map = read_plate_map(path, sheet=options.sheet)
+    known = _without_told(known, plate_map, options)
     joined, unused = join_plate_map(known, plate_map)
     if unused:
         tell(f"In the plate map, but without images: {unused}.")
     return joined
+
+
+def _without_told(
+    known: pd.DataFrame, plate_map: pd.DataFrame, options: argparse.Namespace
+) -> pd.DataFrame:
+    """Leave out what the plate map tells of wells, where it is known by an earlier one.
+
+    Other columns in common tell wells apart, as plate and well do.
+    """
+    told = [getattr(options, n, None) for n in ("control", "compound", "concentration")]
+    places = [*USUAL, *(getattr(options, "batch", None) or [])]
+    both = [name for name in known if name in plate_map and name not in places]
+    again = [name for name in both if name in told or known[name].isna().any()]
+    if again:
+        tell(
+            f"Taken from the plate map, not from the table: {', '.join(map(str, again))}."
+        )
+    return known.drop(columns=again)
 
 
 def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
@@ -200,6 +219,7 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
             f"Taken for different compounds: {' and '.join(map(repr, names))}. If they "
             "are one, spell them alike."
         )
+    _tell_doses_without_compound(known, wells, options)
     left_out = wells[wells["left_out"] != ""]
     for reason, mine in left_out.groupby("left_out", sort=False):
         plates = ", ".join(
@@ -209,6 +229,24 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     lost = set(wells["plate"]) - set(treated["plate"])
     if lost:
         tell(f"Plates without a treated well: {', '.join(sorted(lost))}.")
+
+
+def _tell_doses_without_compound(
+    known: pd.DataFrame, wells: pd.DataFrame, options: argparse.Namespace
+) -> None:
+    """Tell of controls with a dose, as of a well whose compound was forgotten."""
+    dose = pd.to_numeric(known[options.concentration], errors="coerce")[wells.index]
+    if dose.nunique() < 2:  # any one number will do there
+        return
+    nameless = known[options.compound][wells.index].isna()
+    dosed = wells[nameless & (dose > 0) & wells["kind"].notna()]
+    if len(dosed):
+        first = dosed.iloc[0]
+        tell(
+            f"Wells of a concentration above 0 and without a compound are taken for "
+            f"controls: {len(dosed)}, such as {first['well']} of plate "
+            f"{first['plate']}."
+        )
 
 
 def _check_alike(known: pd.DataFrame, options: argparse.Namespace) -> None:

@@ -26,6 +26,8 @@ def mean_average_precision(embeddings: np.ndarray, groups: Any) -> float:
     asked = np.flatnonzero((group >= 0) & (counts[group] > 1))
     if not len(asked):
         raise ValueError("No group has two images: replicates cannot agree.")
+    if len(counts) == 1 and (group >= 0).all():
+        raise ValueError("All images are of one group: there is none to tell it from.")
     # An array, whatever scikit-learn is set to give out.
     scaler = StandardScaler().set_output(transform="default")
     z = normalize(scaler.fit_transform(embeddings.astype(np.float64)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from os import PathLike
 from typing import Any
@@ -61,6 +62,7 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
     if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
         X = np.stack([np.asarray(image) for image in X])
     if has_flat_rows(X):
+        _refuse_text(X)
         return _from_rows(estimator, X, reset=reset)
     if reset:  # as scikit-learn has it, only flat rows have features
         estimator.__dict__.pop("n_features_in_", None)
@@ -96,6 +98,20 @@ def has_flat_rows(X: Any) -> bool:
     if isinstance(X, list | tuple):
         return not (len(X) and np.ndim(X[0]) == 3)
     return getattr(X, "ndim", 2) <= 2
+
+
+def _refuse_text(X: Any) -> None:
+    """Tell of a column of paths by another name, which is no number of a flat row."""
+    if not isinstance(X, pd.DataFrame):
+        return
+    for name in X:
+        value = next(iter(X[name]), None)
+        if isinstance(value, str) and os.path.splitext(value)[1]:
+            raise ValueError(
+                f"X has text such as {value!r} in the column {name!r}. If these are "
+                f"paths, pass ImageCollection.from_table(X, path={name!r}); flat rows "
+                "are numbers alone."
+            )
 
 
 def _holds_paths(table: pd.DataFrame) -> bool:
@@ -248,8 +264,6 @@ class Brightness:
                 UserWarning,
                 stacklevel=5,
             )
-
-
 
 
 def row_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:

@@ -169,6 +169,8 @@ def _with_well(table: pd.DataFrame) -> pd.DataFrame:
             f'The plate map has no column "well"; it has {list(table)}. Or draw it as '
             "the plate: letters down, numbers across, and a title in the corner."
         )
+    if not len(table):
+        raise ValueError("The plate map has headings, and no well.")
     _check_no_well_lacks(table)
     return table
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,13 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         complete(options)
-        (_COMMANDS[options.command] if is_writer() else _work_along)(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: tell(f"Warning: {message}")
+            (_COMMANDS[options.command] if is_writer() else _work_along)(options)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         tell(f"gandl {options.command}: {error}")
         return 1
     except (KeyboardInterrupt, SystemExit) as interrupt:  # SystemExit: of SIGTERM
         kept = getattr(options, "checkpoint", None)
         kept = kept if kept and any(kept.glob("step-*")) else None
+        if getattr(options, "rows_per_partition", None):
+            kept = options.out
         remedy = f" The same command continues from {kept}." if kept else ""
         tell(f"gandl {options.command}: interrupted.{remedy}")
         return 130 if isinstance(interrupt, KeyboardInterrupt) else 143
@@ -169,6 +174,8 @@ def _screen(options: argparse.Namespace) -> None:
 def _generate(options: argparse.Namespace) -> None:
     import tifffile
 
+    if options.out.suffix.lower() not in (".tif", ".tiff"):
+        raise ValueError(f"--out {str(options.out)!r}: a TIFF stack is .tif or .tiff.")
     out = _free(options)
     model = _load(options.model)
     made = model.generate(

@@ -226,6 +226,12 @@ def test_an_array_that_is_harmless(kind):
     assert np.isfinite(tiny().fit(HARMLESS[kind]).transform(HARMLESS[kind])).all()
 
 
+def test_paths_in_a_column_of_another_name():
+    table = pd.DataFrame({"file": ["a.tif", "b.tif"], "concentration": [1.0, 3.0]})
+    with pytest.raises(ValueError, match=r"'a.tif' .*from_table\(X, path='file'\)"):
+        tiny().fit(table)
+
+
 def test_labels_of_other_rows():
     """Before hours of training, not after."""
     for learn in (tiny().fit, tiny().partial_fit):

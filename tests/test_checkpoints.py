@@ -69,6 +69,12 @@ class InterruptAfter:
         return losses
 
 
+def test_a_file_is_no_folder_for_checkpoints(images, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match=r"take a folder, and .*file' is a file"):
+        featurizer(tmp_path / "file").fit(images)
+
+
 def test_checkpoints_change_nothing_and_two_are_kept(
     images, undisturbed, tmp_path, monkeypatch
 ):

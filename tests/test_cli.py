@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 
 import joblib
 import numpy as np
@@ -363,6 +364,7 @@ def changed(folder, path, **columns):
         ("fit X --root there", "--root has no effect on a folder"),
         ("fit X/metadata.csv --pattern {well}.tif", "--pattern has no effect on a ta"),
         ("fit X --channels 1=DNA 1=actin", "1 is there twice"),
+        ("generate m --out x.png", "'x.png': a TIFF stack is .tif or .tiff"),
         ("fit X --select plate>1", "'plate>1': .*tables are text: plate"),
         ("embed m X --out wells.tsv", "'wells.tsv' does not end in .parquet"),
     ],
@@ -375,6 +377,58 @@ def test_what_has_no_effect_or_cannot_be_is_refused_at_once(
     given += [] if "--out" in given else ["--out", "there"]
     assert run(*given) == 1
     assert re.search(message.replace(".tsv", r"\.tsv"), capsys.readouterr().err)
+
+
+def test_controls_are_of_two_kinds(folder, capsys):
+    names = ["--control", "compound", "--negative", "DMSO", "--positive", "DMSO"]
+    assert run("screen", *images_of(folder), *names, "--out", "there") == 1
+    assert "--negative and --positive are both 'DMSO'" in capsys.readouterr().err
+
+
+def test_warnings_are_lines_of_the_command(model, folder, tmp_path, capsys):
+    (folder / "images" / "empty").mkdir()
+    tifffile.imwrite(folder / "images/empty/a.TIF", np.zeros((4, 4), "uint8"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            given = [*images_of(folder), "--illumination"]
+            assert run("embed", model, *given, "--out", tmp_path / "a.csv") == 0
+    finally:
+        shutil.rmtree(folder / "images" / "empty")
+    told = capsys.readouterr().err
+    assert "Warning: X has images corrected for illumination, and" in told
+    assert "all of the folder 'images/empty/', such as 'images/empty/a.TIF'" in told
+
+
+def test_a_corrected_plate_map_goes_before_what_was_known(tmp_path, capsys):
+    n = 24
+    wells = pd.DataFrame(
+        {
+            "plate": "P1",
+            "well": [f"{row}{k + 1:02}" for row in "AB" for k in range(n // 2)],
+            "disease_condition": ["healthy"] * 6 + ["infected"] * 18,
+            "compound": [None] * 12 + ["drug"] * 12,
+            "concentration": [None] * 12 + ["1", "3", "10", "30"] * 3,
+        }
+    )
+    known = wells.set_axis([f"Metadata_{name}" for name in wells], axis=1)
+    known["feature_0"] = np.random.default_rng(0).normal(size=n)
+    known.to_csv(tmp_path / "images.csv", index=False)
+    corrected = wells.assign(moa="unknown")
+    corrected.loc[corrected["compound"] == "drug", "compound"] = "aspirin"
+    corrected.to_csv(tmp_path / "map.csv", index=False)
+    given = [tmp_path / "images.csv", "--plate-map", tmp_path / "map.csv", *CONTROLS]
+    assert run("score", *given, "--out", tmp_path / "scores") == 0
+    told = "not from the table: disease_condition, compound, concentration."
+    assert told in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "scores" / "compounds.csv")
+    assert table["compound"].tolist() == ["aspirin"]
+    # A well whose compound was forgotten is no control.
+    corrected.loc[20, "compound"] = None
+    corrected.to_csv(tmp_path / "map.csv", index=False)
+    assert run("score", *given, "--out", tmp_path / "again") == 0
+    told = "without a compound are taken for controls: 1, such as B09 of plate P1."
+    assert told in capsys.readouterr().err
 
 
 def test_sites_of_a_well_are_of_one_treatment(tmp_path, capsys):
@@ -525,7 +579,7 @@ def test_what_was_trained_is_kept_when_scoring_fails(
         (["fit", "."], "No pattern fits the files"),
         (["fit", ".", "--pattern", "phoenix"], "No pattern is called 'phoenix'"),
         (["embed", "none.safetensors", "."], "none.safetensors"),
-        (["generate", "none.safetensors"], "none.safetensors"),
+        (["generate", "none.safetensors"], "a TIFF stack is .tif or .tiff"),
         (["score", "none.parquet", *CONTROLS], "none.parquet"),
         (["score", "none.xlsx", *CONTROLS], "does not end in"),
     ],

@@ -104,6 +104,11 @@ def test_score_without_groups_is_the_distance_of_generated_images(images):
     assert score != fitted.score(small)
 
 
+def test_one_group_is_told_from_none():
+    with pytest.raises(ValueError, match="All images are of one group"):
+        mean_average_precision(np.eye(4), ["a"] * 4)
+
+
 @pytest.mark.parametrize("state", [None, np.random.RandomState(0)])
 def test_a_score_does_not_move_by_itself(images, state):
     featurizer = tiny(random_state=state).fit(images)

@@ -526,7 +526,7 @@ def test_a_fit_that_is_refused_leaves_what_was_fitted(images, broken):
         X[5, 0, 0, 0] = np.nan
     else:
         X = X[:1]
-    with pytest.raises(ValueError, match="inconsistent|NaN|minimum of 2"):
+    with pytest.raises(ValueError, match=r"inconsistent|NaN|minimum of 2"):
         fitted.fit(X, y)
     assert np.array_equal(fitted.transform(images), expected)
 

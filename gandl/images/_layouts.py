@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import os
 import re
 import string
+import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -14,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from gandl._tables import USUAL
 from gandl.images._microscopes import list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
@@ -112,6 +115,7 @@ def list_folder(
         fields, found, path = named.fields, named.values(), named.path
     else:
         fields = _field_names(pattern)
+        _tell_misspelt(fields)
         found = _matching_files(root, pattern)
         path = partial(_path, root, pattern)
     if "channel" not in fields and isinstance(channels, Mapping):
@@ -168,6 +172,19 @@ def _field_names(pattern: str) -> list[str]:
     return fields
 
 
+def _tell_misspelt(fields: list[str]) -> None:
+    known = ["channel", "z", "t", *USUAL]
+    for field in fields:
+        meant = difflib.get_close_matches(field.lower(), known, 1, cutoff=0.85)
+        if meant and field not in known and meant[0] not in fields:
+            warnings.warn(
+                f"{{{field}}} in the pattern becomes a column of that name: is "
+                f"{{{meant[0]}}} meant?",
+                UserWarning,
+                stacklevel=4,  # whoever calls from_folder
+            )
+
+
 def _compile(pattern: str) -> re.Pattern[str]:
     regex, seen = "", set()
     for literal, field, _, _ in string.Formatter().parse(pattern):
@@ -184,17 +201,52 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
     parts = pattern.split("/")
     # One expression for each depth, so that folders that cannot match stay closed.
     levels = [_compile("/".join(parts[: k + 1])) for k in range(len(parts))]
-    found = list(_walk(root, "", levels))
+    left_out = _LeftOut([], [])
+    found = list(_walk(root, "", levels, left_out))
     if not found:
         raise ValueError(_no_match(root, pattern))
+    _tell_left_out(root, pattern, left_out)
     return found
+
+
+class _LeftOut(NamedTuple):
+    alike: list[str]  # files and folders but for upper and lower case, .tif and .tiff
+    barren: list[str]  # folders of the pattern without a file that fits
+
+
+def _tell_left_out(root: str, pattern: str, left_out: _LeftOut) -> None:
+    """Warn of files that may have been meant, beside those that fit a pattern."""
+    told = []
+    if names := left_out.alike:
+        told.append(
+            f"{len(names)} that differ by upper and lower case, or .tif and .tiff, "
+            f"alone, such as {names[0]!r}"
+        )
+    for folder in left_out.barren:
+        held = islice(_files(os.path.join(root, folder)), _N_LOOKED_AT)
+        meant = (n for n in held if _suffix(n) == _suffix(pattern))
+        found = next((folder + name for name in meant), None)
+        if found and found not in left_out.alike:
+            told.append(f"all of the folder {folder!r}, such as {found!r}")
+            break
+    if told:
+        warnings.warn(
+            f"Files that do not fit the pattern {pattern!r} are left out: "
+            f"{'; '.join(told)}. Rename those that are meant.",
+            UserWarning,
+            stacklevel=5,  # whoever calls from_folder
+        )
+
+
+def _suffix(name: str) -> str:
+    suffix = os.path.splitext(name)[1].lower()
+    return ".tif" if suffix == ".tiff" else suffix
 
 
 def _no_match(root: str, pattern: str) -> str:
     """Why no file may fit the pattern: its case, its folders, or another kind."""
     names = list(islice(_files(root), _N_LOOKED_AT))
-    suffix = os.path.splitext(pattern)[1].lower()
-    alike = [n for n in names if os.path.splitext(n)[1].lower() == suffix]
+    alike = [n for n in names if _suffix(n) == _suffix(pattern)]
     loose = re.compile(_compile(pattern).pattern, re.IGNORECASE)
     cased = [n for n in names if loose.fullmatch(n)]
     depths = sorted({name.count("/") for name in alike})
@@ -225,19 +277,27 @@ def _files(root: str) -> Iterator[str]:
 
 
 def _walk(
-    root: str, folder: str, levels: list[re.Pattern[str]]
+    root: str, folder: str, levels: list[re.Pattern[str]], left_out: _LeftOut
 ) -> Iterator[dict[str, str]]:
     with os.scandir(os.path.join(root, folder)) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
+    level = levels[folder.count("/")]
+    loose = re.compile(level.pattern.replace(r"\.tiff", ".tif"), re.IGNORECASE)
+    is_last, is_barren = level is levels[-1], True
     for entry in entries:
         name = folder + entry.name
-        is_folder = entry.is_dir()
-        match = levels[folder.count("/")].fullmatch(name)
-        is_last = folder.count("/") == len(levels) - 1
-        if match and is_folder and not is_last:
-            yield from _walk(root, name + "/", levels)
-        elif match and is_last and not is_folder:
-            yield match.groupdict()
+        if entry.is_dir() == is_last:
+            continue
+        if match := level.fullmatch(name):
+            is_barren = False
+            if is_last:
+                yield match.groupdict()
+            else:
+                yield from _walk(root, name + "/", levels, left_out)
+        elif loose.fullmatch(re.sub(r"\.tiff$", ".tif", name, flags=re.IGNORECASE)):
+            left_out.alike.append(name)
+    if is_barren:
+        left_out.barren.append(folder)
 
 
 # Fields and literals together are the whole name, so the name can be put together

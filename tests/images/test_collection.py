@@ -62,6 +62,13 @@ def test_index_gives_a_view(X, pixels, table, key):
     np.testing.assert_array_equal(X.load_batch(key), pixels[rows])
 
 
+def test_a_mask_of_rows_in_another_order_is_refused(X):
+    mask = X.metadata.sort_values("dose", ascending=False)["dose"] > 0
+    with pytest.raises(IndexError, match=r"pass mask\.to_numpy"):
+        X[mask]
+    assert len(X[mask.to_numpy()]) == mask.sum()
+
+
 def test_views_read_no_file(X, folder, table):
     for path in table["path"]:
         (folder / path).unlink()

@@ -104,6 +104,26 @@ def test_special_characters(make):
     assert X[0].shape == (1, 4, 5)
 
 
+def test_files_that_may_have_been_meant_are_told(make):
+    root = make(
+        *("P1/A01_w1.tif", "P1/A02_w1.TIF", "P2/a/A01_w1.tif", "P3/notes.txt"),
+        *("P4/A01_w1.tiff", "thumbs/a.png"),
+    )
+    with pytest.warns(UserWarning, match="left out") as told:
+        found = ImageCollection.from_folder(root, "{plate}/{well}_w{channel}.tif")
+    assert len(found) == 1
+    (message,) = (str(warning.message) for warning in told)
+    assert "2 that differ by upper and lower case" in message
+    assert "such as 'P1/A02_w1.TIF'; all of the folder 'P2/'" in message
+    assert "P3" not in message
+    assert told[0].filename == __file__
+
+
+def test_a_field_that_is_misspelt_is_told(make):
+    with pytest.warns(UserWarning, match="{chanel} .*is {channel} meant"):
+        ImageCollection.from_folder(make("A01_w1.tif"), "{well}_w{chanel}.tif")
+
+
 def test_symbolic_links_are_followed(make, tmp_path_factory):
     root, outside = make("p1/A01.tif"), tmp_path_factory.mktemp("outside")
     (outside / "A02.tif").write_bytes((root / "p1/A01.tif").read_bytes())
