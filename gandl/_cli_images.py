@@ -160,9 +160,8 @@ def _without_told(
     both = [name for name in known if name in plate_map and name not in places]
     again = [name for name in both if name in told or known[name].isna().any()]
     if again:
-        tell(
-            f"Taken from the plate map, not from the table: {', '.join(map(str, again))}."
-        )
+        names = ", ".join(map(str, again))
+        tell(f"Taken from the plate map, not from the table: {names}.")
     return known.drop(columns=again)
 
 

@@ -269,9 +269,9 @@ def _positions(key: Any, n: int) -> int | np.ndarray:
     is_mask = isinstance(key, pd.Series) and key.dtype == bool and len(key) == n
     if is_mask and not np.array_equal(key.index, np.arange(n)):
         raise IndexError(
-            "A mask goes by position, and this one's index is not 0, 1, 2 and so on, as "
-            "the metadata's: its rows may be in another order. If they are in that of "
-            "the images, pass mask.to_numpy()."
+            "A mask goes by position, and this one's index is not 0, 1, 2 and so on "
+            "as the metadata's is: its rows may be in another order. If they are in "
+            "that of the images, pass mask.to_numpy()."
         )
     if not isinstance(key, slice):
         key = np.asarray(key)
