@@ -28,14 +28,19 @@ _ORDER, _CROPS = 0, 1  # streams of random numbers of one seed
 
 
 def load_scaled(
-    images: ImageCollection, rows: np.ndarray, intensity_range: np.ndarray | None
+    images: ImageCollection,
+    rows: np.ndarray,
+    intensity_range: np.ndarray | None,
+    look: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """Read ``rows`` and scale them to [-1, 1], float32 (k, C, H, W).
 
     ``intensity_range`` is (C, 2) for all, (n, C, 2) for each row, or None for each
-    image's own.
+    image's own. ``look`` is shown the images before.
     """
     batch = images.load_batch(rows)
+    if look:
+        look(batch)
     return scale_intensity(batch, _ranges(batch, rows, intensity_range), rows=rows)
 
 

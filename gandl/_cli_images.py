@@ -153,12 +153,16 @@ def _without_told(
 ) -> pd.DataFrame:
     """Leave out what the plate map tells of wells, where it is known by an earlier one.
 
-    Other columns in common tell wells apart, as plate and well do.
+    Other columns in common tell wells apart, as plate and well do, and so do those
+    without which the map has a well twice.
     """
     told = [getattr(options, n, None) for n in ("control", "compound", "concentration")]
     places = [*USUAL, *(getattr(options, "batch", None) or [])]
     both = [name for name in known if name in plate_map and name not in places]
     again = [name for name in both if name in told or known[name].isna().any()]
+    keys = [name for name in plate_map if name in known and name not in again]
+    if "well" in plate_map and plate_map.duplicated(keys).any():
+        again = [name for name in again if name in told]
     if again:
         names = ", ".join(map(str, again))
         tell(f"Taken from the plate map, not from the table: {names}.")
@@ -184,6 +188,7 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
     from gandl.scoring._dose_response import MIN_DOSES
 
+    known = known.reset_index(drop=True)  # a parquet file may have any
     kinds = well_kinds_of(known, options)
     check_sites(known)
     _check_alike(known, options)
@@ -238,8 +243,9 @@ def _tell_doses_without_compound(
     if dose.nunique() < 2:  # any one number will do there
         return
     nameless = known[options.compound][wells.index].isna()
-    dosed = wells[nameless & (dose > 0) & wells["kind"].notna()]
-    if len(dosed):
+    controls = nameless & wells["kind"].notna()
+    dosed = wells[controls & (dose > 0)]
+    if 0 < len(dosed) < controls.sum():  # the column may be filled throughout
         first = dosed.iloc[0]
         tell(
             f"Wells of a concentration above 0 and without a compound are taken for "

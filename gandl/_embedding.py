@@ -55,7 +55,7 @@ def embed(
 
     Views are an image's tiles and, where these are fewer than ``n_views``, their flips
     and turns. ``whitening`` is a mean to subtract and a matrix to multiply with.
-    ``look`` is shown the scaled images, some at a time.
+    ``look`` is shown the images as they are, some at a time.
     """
     n_images, n_tiles = at_once(images, size, device)
     affine = whitening and [torch.from_numpy(np.array(a)).to(device) for a in whitening]
@@ -94,9 +94,7 @@ def _cut(
     """Read ahead and cut to tiles: (k, tiles, C, size, size), k some of n images."""
 
     def load(rows: np.ndarray) -> np.ndarray:
-        scaled = load_scaled(images, rows, intensity_range)
-        if look:
-            look(scaled)
+        scaled = load_scaled(images, rows, intensity_range, look)
         return np.stack([tiles(image, size) for image in pad_to(scaled, size)])
 
     most = _images_in(_AHEAD_BYTES, images)

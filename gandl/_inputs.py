@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import re
 import warnings
 from os import PathLike
 from typing import Any
@@ -13,12 +13,14 @@ import pandas as pd
 from sklearn.utils.validation import validate_data
 
 from gandl.images import ImageCollection, percentile_range
-from gandl.images._illumination import CorrectedSource
+from gandl.images._illumination import illumination_groups
 
 # Arrays with channels last are told by these: no image is so narrow.
 _MANY_CHANNELS, _FEW_PIXELS = 16, 8
-# Of the range that fit learned: what stays below it is next to black.
-_DARK = 1 / 16
+_SUFFIX = re.compile(r"\.[a-zA-Z]\w*$")  # of a path, which no number has
+# Other units are told by these: a part of the range that fit learned, a share of pixels
+# above it, and in how many images.
+_DARK, _CLIPPED, _MANY_IMAGES = 1 / 8, 0.1, 16
 
 
 def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
@@ -37,10 +39,8 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
         estimator.image_shape_in_ = tuple(int(k) for k in images.shape[1:])
         estimator.n_channels_in_ = estimator.image_shape_in_[0]
         estimator.channels_in_ = images.channels
-        estimator.illumination_corrected_ = _is_corrected(images)
     else:
         _check_channels(estimator, images)
-        _compare_illumination(estimator, images)
         if hasattr(estimator, "config_"):
             _check_size(estimator, images)
     return images
@@ -106,7 +106,7 @@ def _refuse_text(X: Any) -> None:
         return
     for name in X:
         value = next(iter(X[name]), None)
-        if isinstance(value, str) and os.path.splitext(value)[1]:
+        if isinstance(value, str) and _SUFFIX.search(value):
             raise ValueError(
                 f"X has text such as {value!r} in the column {name!r}. If these are "
                 f"paths, pass ImageCollection.from_table(X, path={name!r}); flat rows "
@@ -179,25 +179,25 @@ def _check_size(estimator: Any, images: ImageCollection) -> None:
         )
 
 
-def _is_corrected(images: ImageCollection) -> bool | None:
+def is_corrected(images: ImageCollection) -> bool | None:
     """Whether pixels are divided by an illumination; None: who made them knows."""
-    if isinstance(images._source, CorrectedSource):
+    source = images._source
+    if illumination_groups(source) is not None:
         return True
-    return None if images._source.file_sizes() is None else False
+    return None if source.file_sizes() is None else False
 
 
-def _compare_illumination(estimator: Any, images: ImageCollection) -> None:
-    """Warn of images whose light was divided out where that of fit's was not."""
+def compare_illumination(estimator: Any, images: ImageCollection) -> str:
+    """What to tell of images whose light is divided out where that of fit's was not."""
     fitted = getattr(estimator, "illumination_corrected_", None)
-    if fitted is None or _is_corrected(images) in (fitted, None):
-        return
+    if fitted is None or is_corrected(images) in (fitted, None):
+        return ""
     kinds = ["as they are in their files", "corrected for illumination"]
-    warnings.warn(
+    return (
         f"X has images {kinds[not fitted]}, and {type(estimator).__name__} was fitted "
-        f"on images {kinds[fitted]}: embeddings are not comparable. See "
-        "X.with_illumination, on the command line --illumination.",
-        UserWarning,
-        stacklevel=4,
+        f"on images {kinds[fitted]}: embeddings are not comparable, unless the files "
+        "were corrected before. See X.with_illumination, on the command line "
+        "--illumination."
     )
 
 
@@ -228,42 +228,58 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
 
 
 class Brightness:
-    """Tells of images that a range learned from others leaves nothing of."""
+    """Tells of images that leave little of the range that fit learned.
+
+    By the pixels of all channels and images at once: of those in fit one in a thousand
+    lies above the range, and as many do not below an eighth of it.
+    """
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        self.seen: list[tuple[int, int, int]] = []  # whose threads only append
+        # Of some images each: how many, and the shares of pixels above and below, by
+        # channel. Threads only append.
+        self.seen: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    def look(self, scaled: np.ndarray) -> None:
-        """Count images (k, C, H, W), scaled to [-1, 1], that are black or white."""
-        pixels = scaled[:, :, ::2, ::2]  # enough to tell by
-        dark = pixels.max(axis=(1, 2, 3)) < -1 + 2 * _DARK
-        bright = ((pixels == 1).mean(axis=(2, 3)) > 0.5).all(axis=1)
-        self.seen.append((len(pixels), int(dark.sum()), int(bright.sum())))
+    def look(self, batch: np.ndarray) -> None:
+        """Count pixels of images (k, C, H, W) as they are in their files."""
+        pixels = batch[:, :, ::2, ::2]  # enough to tell by
+        low, high = np.moveaxis(self.estimator.intensity_range_, -1, 0)[..., None, None]
+        above = (pixels > high).mean(axis=(0, 2, 3))
+        bright = (pixels > low + _DARK * (high - low)).mean(axis=(0, 2, 3))
+        self.seen.append((len(pixels), above, bright))
 
-    def warn(self) -> None:
-        """Warn, if most images are black or white."""
-        n_all, n_dark, n_bright = map(sum, zip(*self.seen, strict=True))
-        for what, n in (
-            ("black: in no channel a pixel reaches a sixteenth of", n_dark),
-            ("white: in every channel most pixels are above", n_bright),
-        ):
-            if n <= n_all / 2:
-                continue
-            ranges = zip(
-                self.estimator.channels_in_,
-                self.estimator.intensity_range_,
-                strict=True,
+    def told(self) -> str:
+        """What there is to tell, of many images at least."""
+        n = [k for k, _, _ in self.seen]
+        if sum(n) < _MANY_IMAGES:
+            return ""
+        above, bright = (
+            np.average([shares[k] for shares in self.seen], axis=0, weights=n)
+            for k in (1, 2)
+        )
+        low, high = self.estimator.intensity_range_.T
+        used = low < high
+        names = np.array(self.estimator.channels_in_)
+        if used.any() and (bright[used] < 1e-3).all():
+            what = "next to no pixel reaches an eighth of"
+        elif (many := used & (above > _CLIPPED)).any():
+            shares = ", ".join(
+                f"{share:.0%} of {name}"
+                for name, share in zip(names[many], above[many], strict=True)
             )
-            known = ", ".join(f"{c} {low:g} to {high:g}" for c, (low, high) in ranges)
-            warnings.warn(
-                f"{n} of {n_all} images are seen nearly {what} the intensity range "
-                f"that fit learned ({known}), and are embedded alike. Bring them to "
-                "the units of those in fit (bits, 0 to 1), or fit with "
-                'intensity="plate" or "image".',
-                UserWarning,
-                stacklevel=5,
-            )
+            what = f"many pixels ({shares}) lie above"
+        else:
+            return ""
+        ranges = ", ".join(
+            f"{name} {a:g} to {b:g}"
+            for name, a, b in zip(names, low, high, strict=True)
+        )
+        return (
+            f"Of {sum(n)} images, {what} the intensity range that fit learned "
+            f"({ranges}): little is seen of them. If they are in other units (bits, 0 "
+            "to 1), bring them to those of fit; if exposures differ, fit with "
+            'intensity="plate" or "image".'
+        )
 
 
 def row_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:

@@ -17,7 +17,13 @@ import gandl
 from gandl._batches import training_batches
 from gandl._embedding import tiles_at_once
 from gandl._fitting import Guard, Position, train
-from gandl._inputs import as_collection, learn_intensity, row_intensity, with_files
+from gandl._inputs import (
+    as_collection,
+    is_corrected,
+    learn_intensity,
+    row_intensity,
+    with_files,
+)
 from gandl._interrupts import deferred_interrupts
 from gandl._monitor import N_WATCHED, Monitor
 from gandl._presets import CONSTRAINTS, UNTRAINED, check_features, make_config
@@ -42,15 +48,16 @@ class _Stopped(Exception):
 def train_once(featurizer: Any, X: Any, y: Any, context: Any) -> None:
     """Train on images, unless `memory` has what came of that before.
 
-    What was fitted before stays where nothing is fitted now, since that is refused or
-    fails.
+    What was fitted before stays where that is refused or fails.
     """
     before = _fitted(featurizer)
     _forget(featurizer)
     try:
         _train_or_remember(featurizer, X, y, context)
-    except BaseException:
-        if not hasattr(featurizer, "weights_"):  # of a training that was interrupted
+    except BaseException as error:
+        # A training that is interrupted leaves what was fitted so far.
+        is_interrupt = isinstance(error, KeyboardInterrupt | SystemExit)
+        if not (is_interrupt and hasattr(featurizer, "weights_")):
             _forget(featurizer)
             vars(featurizer).update(before)
         raise
@@ -180,6 +187,7 @@ def _start(
             "X has 1 sample, and a minimum of 2 is required: what learns by comparing "
             "images learns nothing from one."
         )
+    featurizer.illumination_corrected_ = is_corrected(images)
     featurizer.config_ = make_config(featurizer._resolve, images)
     check_features(featurizer, featurizer.image_shape_in_)
     featurizer.intensity_range_ = ranks.from_first(

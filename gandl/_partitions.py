@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from numbers import Integral
@@ -22,7 +23,7 @@ from gandl._inputs import as_collection, row_intensity
 from gandl._presets import check_features
 from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
-from gandl._trained import device_of, whitening_of
+from gandl._trained import device_of, embedded_and_told, whitening_of
 from gandl.featurizer import GANDLFeaturizer
 from gandl.images import ImageCollection
 from gandl.images._state import pack_table
@@ -114,12 +115,17 @@ def embed_to_parquet(
     missing = [k for k in share if not work.is_finished(k)]
     outcomes = _by_dask(client, work, missing) if client else map(work.do, missing)
     errors: dict[int, str] = {}
+    told = ""
     with closing(progress_line(featurizer.verbose)) as line:
-        for done, (number, error) in enumerate(outcomes, 1):
+        for done, (number, error, warning) in enumerate(outcomes, 1):
+            if warning and not told:
+                told = f"Partition {number}: {warning}"
             if error:
                 errors[number] = error
             text = f"{done:,} of {len(missing):,} partitions embedded"
             line(done / len(missing), text)
+    if told:  # of the first alone: there may be hundreds
+        warnings.warn(told, UserWarning, stacklevel=2)
     if errors:
         first = min(errors)
         others = len(errors) - 1
@@ -191,18 +197,21 @@ class _Work:
             number, self._origin(number)
         )
 
-    def do(self, number: int) -> tuple[int, str]:
-        """Embed a partition and write it; returns its number and what failed."""
+    def do(self, number: int) -> tuple[int, str, str]:
+        """Embed a partition and write it.
+
+        Returns its number, what failed, and what is to be warned of.
+        """
         rows = self._rows(number)
         try:
-            embeddings = self.featurizer.transform(self.images[rows])
+            embeddings, told = embedded_and_told(self.featurizer, self.images[rows])
         # Of an unreadable file, which is to hold up no other partition.
         except (OSError, ValueError) as error:
-            return number, str(error) or type(error).__name__
+            return number, str(error) or type(error).__name__, ""
         known = self.metadata.iloc[rows]
         profiles = make_profiles(embeddings, known, names=self.names)
         self.folder.write(number, profiles, self.schema, self._origin(number))
-        return number, ""
+        return number, "", " ".join(told)
 
     def _rows(self, number: int) -> slice:
         return slice(int(self.bounds[number]), int(self.bounds[number + 1]))
@@ -281,16 +290,21 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
+_OUTCOME = {"number": int, "error": str, "told": str}
+
+
 def _table_of(number: int) -> pd.DataFrame:
     return pd.DataFrame({"number": [number]})
 
 
 def _do_all(table: pd.DataFrame, work: _Work) -> pd.DataFrame:
     outcomes = [work.do(number) for number in table["number"]]
-    return pd.DataFrame(outcomes, columns=["number", "error"])
+    return pd.DataFrame(outcomes, columns=list(_OUTCOME))
 
 
-def _by_dask(client: Any, work: _Work, numbers: list[int]) -> Iterator[tuple[int, str]]:
+def _by_dask(
+    client: Any, work: _Work, numbers: list[int]
+) -> Iterator[tuple[int, str, str]]:
     """Have a cluster map over the partitions; yields them as they end."""
     try:
         import dask.dataframe as dd
@@ -304,11 +318,11 @@ def _by_dask(client: Any, work: _Work, numbers: list[int]) -> Iterator[tuple[int
     # Once to each worker, not once a partition.
     shared = client.scatter(work, broadcast=True)
     table = dd.from_map(_table_of, numbers, meta=_table_of(0))
-    outcomes = table.map_partitions(_do_all, shared, meta={"number": int, "error": str})
+    outcomes = table.map_partitions(_do_all, shared, meta=_OUTCOME)
     futures = client.compute(outcomes.to_delayed())
     try:
         for future in as_completed(futures):
             outcome = future.result()
-            yield from zip(outcome["number"], outcome["error"], strict=True)
+            yield from outcome.itertuples(index=False, name=None)
     finally:
         client.cancel(futures)

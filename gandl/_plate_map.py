@@ -369,7 +369,8 @@ def _check_shared(key: str, images: pd.Series, plate_map: pd.Series) -> None:
     if key != "well" and (unknown := sorted(names - others)):
         raise ValueError(
             f"The {key} {unknown[0]!r} of the images (one of {len(unknown)}) is not "
-            f"in the plate map, {told}, or give it rows."
+            f"in the plate map, {told}, give it rows, or leave that column out of the "
+            "plate map."
         )
 
 

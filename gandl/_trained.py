@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import closing
 from numbers import Integral
 from typing import Any, TypeVar
@@ -14,7 +15,12 @@ from sklearn.utils import check_random_state
 from gandl._batches import training_batches
 from gandl._diagnostics import frechet_distance
 from gandl._embedding import BATCH, draw, embed, take
-from gandl._inputs import Brightness, as_collection, row_intensity
+from gandl._inputs import (
+    Brightness,
+    as_collection,
+    compare_illumination,
+    row_intensity,
+)
 from gandl._presets import check_features
 from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
@@ -89,7 +95,15 @@ def whitening_of(featurizer: Any) -> Affine | None:
 
 
 def embedded(featurizer: Any, X: Any) -> np.ndarray:
-    """Embed images."""
+    """Embed images, and warn of what fit has not seen the like of."""
+    embeddings, told = embedded_and_told(featurizer, X)
+    for text in told:
+        warnings.warn(text, UserWarning, stacklevel=4)  # whoever calls transform
+    return embeddings
+
+
+def embedded_and_told(featurizer: Any, X: Any) -> tuple[np.ndarray, list[str]]:
+    """Embed images; also returned is what to warn of."""
     images = as_collection(featurizer, X, reset=False)
     check_features(featurizer, images.shape[1:])
     brightness = Brightness(featurizer)
@@ -107,9 +121,8 @@ def embedded(featurizer: Any, X: Any) -> np.ndarray:
             look=brightness.look if featurizer.intensity == "dataset" else None,
             progress=line,
         )
-    if brightness.seen:
-        brightness.warn()
-    return embeddings
+    told = [compare_illumination(featurizer, images), brightness.told()]
+    return embeddings, [text for text in told if text]
 
 
 def generated(featurizer: Any, n: int, seed: int, *, truncation: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         complete(options)
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: tell(f"Warning: {message}")
+            warnings.showwarning = _tell_warning(warnings.showwarning)
             (_COMMANDS[options.command] if is_writer() else _work_along)(options)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         tell(f"gandl {options.command}: {error}")
@@ -92,6 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"gandl {options.command}: interrupted.{remedy}")
         return 130 if isinstance(interrupt, KeyboardInterrupt) else 143
     return 0
+
+
+def _tell_warning(show: Callable[..., None]) -> Callable[..., None]:
+    """Show what is for the user as a line, all other warnings as ever."""
+
+    def tell_or_show(message: Warning | str, category: Any, *where: Any) -> None:
+        if issubclass(category, UserWarning):
+            tell(f"Warning: {message}")
+        else:
+            show(message, category, *where)
+
+    return tell_or_show
 
 
 def _fit(options: argparse.Namespace) -> None:

@@ -67,7 +67,6 @@ def model(folder, tmp_path):
     return out
 
 
-@pytest.mark.filterwarnings("ignore:.* seen nearly white")
 @pytest.mark.parametrize("kind", ["one.ome.tif", "one.zarr"])
 def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 4096, (2, 3, 64, 64), dtype="uint16")
@@ -251,7 +250,6 @@ def test_load_data(folder, model, tmp_path):
     pd.testing.assert_frame_equal(a, b)
 
 
-@pytest.mark.filterwarnings("ignore:.* seen nearly white")
 @pytest.mark.filterwarnings("ignore:X has images corrected for illumination")
 def test_load_data_of_stacks_without_plates(model, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 4096, (4, 3, 64, 64), dtype="uint16")
@@ -386,18 +384,21 @@ def test_controls_are_of_two_kinds(folder, capsys):
 
 
 def test_warnings_are_lines_of_the_command(model, folder, tmp_path, capsys):
-    (folder / "images" / "empty").mkdir()
-    tifffile.imwrite(folder / "images/empty/a.TIF", np.zeros((4, 4), "uint8"))
+    (folder / "images/new/Plate9/raw").mkdir(parents=True)
+    (folder / "images/new/Plate9/raw/A01_s1_w1.TIF").write_bytes(b"")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             given = [*images_of(folder), "--illumination"]
             assert run("embed", model, *given, "--out", tmp_path / "a.csv") == 0
     finally:
-        shutil.rmtree(folder / "images" / "empty")
+        shutil.rmtree(folder / "images" / "new")
     told = capsys.readouterr().err
     assert "Warning: X has images corrected for illumination, and" in told
-    assert "all of the folder 'images/empty/', such as 'images/empty/a.TIF'" in told
+    lost = "images/new/Plate9/raw/A01_s1_w1.TIF"
+    assert (
+        f"all of 1 folders where they lie one folder deeper, such as {lost!r}" in told
+    )
 
 
 def test_a_corrected_plate_map_goes_before_what_was_known(tmp_path, capsys):
@@ -423,6 +424,15 @@ def test_a_corrected_plate_map_goes_before_what_was_known(tmp_path, capsys):
     assert told in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "scores" / "compounds.csv")
     assert table["compound"].tolist() == ["aspirin"]
+    # Where the map has a well of each donor, donors tell wells apart.
+    known.assign(Metadata_donor=[None, *["1"] * 23]).to_csv(
+        tmp_path / "images.csv", index=False
+    )
+    donors = [corrected.assign(donor=name) for name in "12"]
+    pd.concat(donors).to_csv(tmp_path / "map.csv", index=False)
+    assert run("score", *given, "--out", tmp_path / "no") == 1
+    assert "Row 0 has no donor to look up" in capsys.readouterr().err
+    known.to_csv(tmp_path / "images.csv", index=False)
     # A well whose compound was forgotten is no control.
     corrected.loc[20, "compound"] = None
     corrected.to_csv(tmp_path / "map.csv", index=False)

@@ -91,7 +91,6 @@ def images():
 KINDS = np.repeat(["noise", "rows", "columns"], 16)
 
 
-@pytest.mark.filterwarnings("ignore:.* seen nearly white")  # of such a generator
 def test_score_without_groups_is_the_distance_of_generated_images(images):
     fitted = tiny(image_size=32, n_views=1, whiten=False).fit(images)
     score = fitted.score(images)

@@ -30,6 +30,7 @@ from gandl._presets import PRESETS
 from gandl._tensors import activation_dtype
 from gandl.gan import Generator, Trainer
 from gandl.testing import parametrize_with_image_checks
+from gandl.zero_shot import ChannelAdapter
 
 
 def tiny(**options):
@@ -531,18 +532,46 @@ def test_a_fit_that_is_refused_leaves_what_was_fitted(images, broken):
     assert np.array_equal(fitted.transform(images), expected)
 
 
+def test_a_fit_that_is_refused_of_what_was_kept_leaves_what_was_fitted(
+    images, tmp_path
+):
+    fitted = tiny(memory=str(tmp_path)).fit(images)
+    fitted.fit(images[:, :1]).set_params(features=999)
+    with pytest.raises(ValueError, match="no block"):
+        fitted.fit(images)
+    assert fitted.n_channels_in_ == 1
+
+
 @pytest.mark.parametrize(
-    ("scale", "told"), [(1 / 4096, "black"), (1 / 32, "black"), (32, "white")]
+    ("scale", "told"),
+    [(1 / 4096, "next to no pixel"), (1 / 16, "next to no pixel"), (16, "% of chann")],
 )
 def test_images_of_other_units_are_warned_of(images, fitted, scale, told):
-    with pytest.warns(UserWarning, match=f"24 of 24 images are seen nearly {told}"):
+    with pytest.warns(UserWarning, match=f"Of 24 images, .*{told}") as warned:
         fitted.transform(images * scale)
+    assert warned[0].filename == __file__
+    fitted.transform(images[:4] * scale)  # a few may be of empty wells
 
 
-def test_a_few_black_images_are_none_of_other_units(images, fitted):
+def test_a_channel_that_was_empty_hides_no_other_units(images):
     X = images.copy()
-    X[:12] = 0
-    assert np.array_equal(fitted.transform(X)[12:], fitted.transform(images)[12:])
+    X[:, 1] = 0
+    with pytest.warns(UserWarning, match="one value"):
+        fitted = tiny().fit(X)
+    with pytest.warns(UserWarning, match="of channel_0"):
+        fitted.transform(16 * X)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "white background", "most are dark"])
+def test_images_of_fit_are_none_of_other_units(images, kind):
+    X = images.copy()
+    if kind == "sparse":
+        X[:, :, 4:] = 0
+    elif kind == "white background":
+        X[:, :, 4:] = 1500
+    else:
+        X[:20] = 0
+    tiny().fit(X).transform(X)
 
 
 def test_channels_without_anything_in_them_are_warned_of(images):
@@ -565,8 +594,13 @@ def test_images_of_other_illumination_are_warned_of(images, tmp_path, in_fit):
     fitted = GANDLFeaturizer.load(tmp_path / "model.safetensors")
     fitted.transform(same)
     fitted.transform(images)  # of an array who made it knows
-    with pytest.warns(UserWarning, match="illumination: embeddings are not|--illum"):
+    with pytest.warns(UserWarning, match="illumination: emb|--illum") as warned:
         fitted.transform(other)
+    assert warned[0].filename == __file__
+    adapter = ChannelAdapter(featurizer=FrozenEstimator(fitted)).fit(same)
+    fitted.transform(adapter.transform(same))
+    with pytest.warns(UserWarning, match="--illumination"):
+        fitted.transform(adapter.transform(other))
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

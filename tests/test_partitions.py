@@ -309,7 +309,6 @@ def test_only_what_embeds_is_taken(X, folder, featurizer):
     assert not folder.exists()
 
 
-@pytest.mark.filterwarnings("ignore:.* seen nearly black")
 def test_tiles_of_an_image_stay_together(featurizer, folder, tmp_path, monkeypatch):
     def counting(path, *args):
         read[path] += 1

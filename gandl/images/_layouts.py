@@ -23,6 +23,7 @@ from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_
 _FIELD = re.compile(r"[A-Za-z_]\w*")
 _N_EXAMPLES = 3
 _N_LOOKED_AT = 10_000
+_N_EXAMINED = 100  # folders of a kind, and files in them: there may be very many
 
 
 class FileTable(NamedTuple):
@@ -175,8 +176,10 @@ def _field_names(pattern: str) -> list[str]:
 def _tell_misspelt(fields: list[str]) -> None:
     known = ["channel", "z", "t", *USUAL]
     for field in fields:
+        if field in known or field.lower() in USUAL:  # plates may be Plates
+            continue
         meant = difflib.get_close_matches(field.lower(), known, 1, cutoff=0.85)
-        if meant and field not in known and meant[0] not in fields:
+        if meant and meant[0] not in fields:
             warnings.warn(
                 f"{{{field}}} in the pattern becomes a column of that name: is "
                 f"{{{meant[0]}}} meant?",
@@ -222,13 +225,17 @@ def _tell_left_out(root: str, pattern: str, left_out: _LeftOut) -> None:
             f"{len(names)} that differ by upper and lower case, or .tif and .tiff, "
             f"alone, such as {names[0]!r}"
         )
-    for folder in left_out.barren:
-        held = islice(_files(os.path.join(root, folder)), _N_LOOKED_AT)
-        meant = (n for n in held if _suffix(n) == _suffix(pattern))
-        found = next((folder + name for name in meant), None)
-        if found and found not in left_out.alike:
-            told.append(f"all of the folder {folder!r}, such as {found!r}")
-            break
+    name = _loose(_compile(pattern.rpartition("/")[2]))
+    deeper = [
+        found
+        for folder in left_out.barren[:_N_EXAMINED]
+        if (found := _deeper(root, folder, name))
+    ]
+    if deeper:
+        told.append(
+            f"all of {len(deeper)} folders where they lie one folder deeper, such as "
+            f"{deeper[0]!r}"
+        )
     if told:
         warnings.warn(
             f"Files that do not fit the pattern {pattern!r} are left out: "
@@ -238,15 +245,38 @@ def _tell_left_out(root: str, pattern: str, left_out: _LeftOut) -> None:
         )
 
 
-def _suffix(name: str) -> str:
-    suffix = os.path.splitext(name)[1].lower()
-    return ".tif" if suffix == ".tiff" else suffix
+def _deeper(root: str, folder: str, name: re.Pattern[str]) -> str | None:
+    """A file in a folder's own folders that is called as a pattern has it."""
+    for entry in islice(_entries(root, folder), _N_EXAMINED):
+        if entry.is_dir():
+            inner = f"{folder}{entry.name}/"
+            for file in islice(_entries(root, inner), _N_EXAMINED):
+                if _fits_loosely(name, file.name):
+                    return inner + file.name
+    return None
+
+
+def _loose(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """A pattern for which upper and lower case are one, and .tif and .tiff."""
+    return re.compile(
+        re.sub(r"(?i)\\\.tiff$", r"\\.tif", pattern.pattern), re.IGNORECASE
+    )
+
+
+def _fits_loosely(loose: re.Pattern[str], name: str) -> bool:
+    return bool(loose.fullmatch(re.sub(r"(?i)\.tiff$", ".tif", name)))
+
+
+def _entries(root: str, folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(os.path.join(root, folder)) as scan:
+        return sorted(scan, key=lambda entry: entry.name)
 
 
 def _no_match(root: str, pattern: str) -> str:
     """Why no file may fit the pattern: its case, its folders, or another kind."""
     names = list(islice(_files(root), _N_LOOKED_AT))
-    alike = [n for n in names if _suffix(n) == _suffix(pattern)]
+    suffix = os.path.splitext(pattern)[1].lower()
+    alike = [n for n in names if os.path.splitext(n)[1].lower() == suffix]
     loose = re.compile(_compile(pattern).pattern, re.IGNORECASE)
     cased = [n for n in names if loose.fullmatch(n)]
     depths = sorted({name.count("/") for name in alike})
@@ -279,12 +309,10 @@ def _files(root: str) -> Iterator[str]:
 def _walk(
     root: str, folder: str, levels: list[re.Pattern[str]], left_out: _LeftOut
 ) -> Iterator[dict[str, str]]:
-    with os.scandir(os.path.join(root, folder)) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
     level = levels[folder.count("/")]
-    loose = re.compile(level.pattern.replace(r"\.tiff", ".tif"), re.IGNORECASE)
+    loose = _loose(level)
     is_last, is_barren = level is levels[-1], True
-    for entry in entries:
+    for entry in _entries(root, folder):
         name = folder + entry.name
         if entry.is_dir() == is_last:
             continue
@@ -294,7 +322,7 @@ def _walk(
                 yield match.groupdict()
             else:
                 yield from _walk(root, name + "/", levels, left_out)
-        elif loose.fullmatch(re.sub(r"\.tiff$", ".tif", name, flags=re.IGNORECASE)):
+        elif _fits_loosely(loose, name):
             left_out.alike.append(name)
     if is_barren:
         left_out.barren.append(folder)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
+from pandas.api.types import is_bool_dtype, is_integer_dtype
 
 from gandl.images._overview import overview
 from gandl.images._sources import Source
@@ -266,12 +267,11 @@ def _positions(key: Any, n: int) -> int | np.ndarray:
         if not -n <= position < n:
             raise IndexError(f"Image {position} is out of bounds: there are {n}.")
         return position % n
-    is_mask = isinstance(key, pd.Series) and key.dtype == bool and len(key) == n
-    if is_mask and not np.array_equal(key.index, np.arange(n)):
+    if isinstance(key, pd.Series) and is_bool_dtype(key) and _is_permuted(key.index, n):
         raise IndexError(
-            "A mask goes by position, and this one's index is not 0, 1, 2 and so on "
-            "as the metadata's is: its rows may be in another order. If they are in "
-            "that of the images, pass mask.to_numpy()."
+            "A mask goes by position, and the rows of this one are in another order "
+            "than the metadata's, by its index. If they are in that of the images all "
+            "the same, pass mask.to_numpy()."
         )
     if not isinstance(key, slice):
         key = np.asarray(key)
@@ -287,6 +287,17 @@ def _positions(key: Any, n: int) -> int | np.ndarray:
             f"{key!r}."
         )
     return positions
+
+
+def _is_permuted(index: pd.Index, n: int) -> bool:
+    """Whether an index is that of n rows, but in another order."""
+    rows = np.arange(n)
+    return (
+        len(index) == n
+        and is_integer_dtype(index)
+        and not np.array_equal(index, rows)
+        and np.array_equal(np.sort(index), rows)
+    )
 
 
 def _count(n: int, noun: str) -> str:

@@ -64,9 +64,12 @@ def test_index_gives_a_view(X, pixels, table, key):
 
 def test_a_mask_of_rows_in_another_order_is_refused(X):
     mask = X.metadata.sort_values("dose", ascending=False)["dose"] > 0
-    with pytest.raises(IndexError, match=r"pass mask\.to_numpy"):
-        X[mask]
+    for kind in (bool, "boolean"):
+        with pytest.raises(IndexError, match=r"pass mask\.to_numpy"):
+            X[mask.astype(kind)]
     assert len(X[mask.to_numpy()]) == mask.sum()
+    others = mask.set_axis(np.arange(24) + 100)  # of a table that was cut before
+    assert len(X[others]) == mask.sum()
 
 
 def test_views_read_no_file(X, folder, table):

@@ -106,17 +106,23 @@ def test_special_characters(make):
 
 def test_files_that_may_have_been_meant_are_told(make):
     root = make(
-        *("P1/A01_w1.tif", "P1/A02_w1.TIF", "P2/a/A01_w1.tif", "P3/notes.txt"),
-        *("P4/A01_w1.tiff", "thumbs/a.png"),
+        *("P1/A01_w1.tif", "P1/A02_w1.TIF", "P2/a/A01_w1.tif", "P2/b/A01_w1.tif"),
+        *("P3/a/A01_w1.tif", "P4/A01_w1.tiff", "P5/masks.tif", "P6/a/mask.tif"),
     )
     with pytest.warns(UserWarning, match="left out") as told:
         found = ImageCollection.from_folder(root, "{plate}/{well}_w{channel}.tif")
     assert len(found) == 1
     (message,) = (str(warning.message) for warning in told)
     assert "2 that differ by upper and lower case" in message
-    assert "such as 'P1/A02_w1.TIF'; all of the folder 'P2/'" in message
-    assert "P3" not in message
+    assert "alone, such as 'P1/A02_w1.TIF'; all of 2 folders where" in message
+    assert "one folder deeper, such as 'P2/a/A01_w1.tif'." in message
     assert told[0].filename == __file__
+
+
+def test_the_same_in_capitals(make):
+    root = make("A01.TIFF", "A02.tif")
+    with pytest.warns(UserWarning, match=r"1 that differ.*such as 'A02\.tif'"):
+        assert len(ImageCollection.from_folder(root, "{Well}.TIFF")) == 1
 
 
 def test_a_field_that_is_misspelt_is_told(make):
