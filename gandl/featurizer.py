@@ -345,7 +345,7 @@ class GANDLFeaturizer(
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Embed images.
+        """Embed images; such as fit has not seen the like of are warned of.
 
         Parameters
         ----------

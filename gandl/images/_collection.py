@@ -269,6 +269,12 @@ class ImageCollection(OmeView, ScreenView):
             If the pattern is invalid, or fits no file; the message shows some. If no
             pattern is given, and none or several of the known ones fit.
 
+        Warns
+        -----
+        UserWarning
+            If files differ from the pattern by upper and lower case, .tif and .tiff,
+            or a folder more alone, or a field is called nearly as a known one.
+
         Examples
         --------
         >>> import os
