@@ -19,7 +19,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 import gandl
-from gandl._inputs import as_collection, row_intensity
+from gandl._inputs import as_collection, compare_illumination, row_intensity
 from gandl._presets import check_features
 from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
@@ -114,6 +114,8 @@ def embed_to_parquet(
     share = range(work.n_partitions) if client else _own_share(work.n_partitions)
     missing = [k for k in share if not work.is_finished(k)]
     outcomes = _by_dask(client, work, missing) if client else map(work.do, missing)
+    if text := compare_illumination(featurizer, work.images):
+        warnings.warn(text, UserWarning, stacklevel=2)
     errors: dict[int, str] = {}
     told = ""
     with closing(progress_line(featurizer.verbose)) as line:
@@ -211,7 +213,7 @@ class _Work:
         known = self.metadata.iloc[rows]
         profiles = make_profiles(embeddings, known, names=self.names)
         self.folder.write(number, profiles, self.schema, self._origin(number))
-        return number, "", " ".join(told)
+        return number, "", told
 
     def _rows(self, number: int) -> slice:
         return slice(int(self.bounds[number]), int(self.bounds[number + 1]))

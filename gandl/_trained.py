@@ -26,6 +26,7 @@ from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
 from gandl._whitening import Affine
 from gandl.gan import Discriminator, Generator
+from gandl.images import ImageCollection
 
 Network = TypeVar("Network", Discriminator, Generator)
 
@@ -96,15 +97,19 @@ def whitening_of(featurizer: Any) -> Affine | None:
 
 def embedded(featurizer: Any, X: Any) -> np.ndarray:
     """Embed images, and warn of what fit has not seen the like of."""
-    embeddings, told = embedded_and_told(featurizer, X)
-    for text in told:
+    images = as_collection(featurizer, X, reset=False)
+    if text := compare_illumination(featurizer, images):
         warnings.warn(text, UserWarning, stacklevel=4)  # whoever calls transform
+    embeddings, text = embedded_and_told(featurizer, images)
+    if text:
+        warnings.warn(text, UserWarning, stacklevel=4)
     return embeddings
 
 
-def embedded_and_told(featurizer: Any, X: Any) -> tuple[np.ndarray, list[str]]:
-    """Embed images; also returned is what to warn of."""
-    images = as_collection(featurizer, X, reset=False)
+def embedded_and_told(
+    featurizer: Any, images: ImageCollection
+) -> tuple[np.ndarray, str]:
+    """Embed images; also returned is what to warn of their brightness."""
     check_features(featurizer, images.shape[1:])
     brightness = Brightness(featurizer)
     with closing(progress_line(featurizer.verbose)) as line:
@@ -121,8 +126,7 @@ def embedded_and_told(featurizer: Any, X: Any) -> tuple[np.ndarray, list[str]]:
             look=brightness.look if featurizer.intensity == "dataset" else None,
             progress=line,
         )
-    told = [compare_illumination(featurizer, images), brightness.told()]
-    return embeddings, [text for text in told if text]
+    return embeddings, brightness.told()
 
 
 def generated(featurizer: Any, n: int, seed: int, *, truncation: float) -> np.ndarray:

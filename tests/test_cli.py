@@ -397,7 +397,7 @@ def test_warnings_are_lines_of_the_command(model, folder, tmp_path, capsys):
     assert "Warning: X has images corrected for illumination, and" in told
     lost = "images/new/Plate9/raw/A01_s1_w1.TIF"
     assert (
-        f"all of 1 folders where they lie one folder deeper, such as {lost!r}" in told
+        f"all of 1 folder, where they lie one folder deeper, such as {lost!r}" in told
     )
 
 

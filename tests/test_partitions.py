@@ -190,6 +190,19 @@ def test_dask(featurizer, X, root, folder, client):
     assert_frame_equal(found, whole(featurizer, mended), check_exact=True)
 
 
+@pytest.mark.parametrize("how", ["here", "Dask"])
+def test_images_of_other_units_are_warned_of_once(featurizer, folder, how, request):
+    pixels = np.random.default_rng(0).random((48, 2, 32, 32), dtype="float32")
+    X = ImageCollection.from_array(pixels)
+    client = request.getfixturevalue("client") if how == "Dask" else None
+    with pytest.warns(UserWarning, match="Of 16 images, next to no pixel") as told:
+        made = embed(featurizer, X, folder, rows_per_partition=16, client=client)
+    assert made == [0, 1, 2]
+    (message,) = (str(w.message) for w in told if w.category is UserWarning)
+    assert message.startswith("Partition ")
+    assert told[0].filename.endswith("test_partitions.py")
+
+
 def test_dask_maps_over_the_table_of_a_collection(featurizer, X, client):
     def embedded(part):
         return pd.DataFrame(featurizer.transform(X[part.index]), part.index)

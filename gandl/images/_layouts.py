@@ -233,7 +233,7 @@ def _tell_left_out(root: str, pattern: str, left_out: _LeftOut) -> None:
     ]
     if deeper:
         told.append(
-            f"all of {len(deeper)} folders where they lie one folder deeper, such as "
+            f"all of {_depth(len(deeper))}, where they lie one folder deeper, such as "
             f"{deeper[0]!r}"
         )
     if told:

@@ -114,7 +114,7 @@ def test_files_that_may_have_been_meant_are_told(make):
     assert len(found) == 1
     (message,) = (str(warning.message) for warning in told)
     assert "2 that differ by upper and lower case" in message
-    assert "alone, such as 'P1/A02_w1.TIF'; all of 2 folders where" in message
+    assert "alone, such as 'P1/A02_w1.TIF'; all of 2 folders, where" in message
     assert "one folder deeper, such as 'P2/a/A01_w1.tif'." in message
     assert told[0].filename == __file__
 
