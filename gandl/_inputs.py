@@ -230,14 +230,14 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
 class Brightness:
     """Tells of images that leave little of the range that fit learned.
 
-    By the pixels of all channels and images at once: of those in fit one in a thousand
-    lies above the range, and as many do not below an eighth of it.
+    By the pixels of all images at once, channel by channel: of those in fit one in a
+    thousand at most lies above the range, and no fewer above an eighth of it.
     """
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        # Of some images each: how many, and the shares of pixels above and below, by
-        # channel. Threads only append.
+        # Of some images each: how many, and the shares of each channel's pixels above
+        # the range and above an eighth of it. Threads only append.
         self.seen: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def look(self, batch: np.ndarray) -> None:

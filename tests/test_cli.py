@@ -589,18 +589,19 @@ def test_what_was_trained_is_kept_when_scoring_fails(
         (["fit", "."], "No pattern fits the files"),
         (["fit", ".", "--pattern", "phoenix"], "No pattern is called 'phoenix'"),
         (["embed", "none.safetensors", "."], "none.safetensors"),
-        (["generate", "none.safetensors"], "a TIFF stack is .tif or .tiff"),
+        (["generate", "none.safetensors"], "none.safetensors"),
         (["score", "none.parquet", *CONTROLS], "none.parquet"),
         (["score", "none.xlsx", *CONTROLS], "does not end in"),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run(*arguments, "--out", tmp_path / "out" / "x.csv") == 1
+    out = tmp_path / "out" / ("x.tif" if arguments[0] == "generate" else "x.csv")
+    assert run(*arguments, "--out", out) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not (tmp_path / "out" / "x.csv").exists()
+    assert not out.exists()
 
 
 def test_wrong_names_are_told_before_training(folder, tmp_path, capsys):
