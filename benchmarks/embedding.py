@@ -10,10 +10,11 @@ methods have the same minutes each, of processor time.
 "VICReg" and "untrained" take ``features``, "pooled" or "central":
 ``'untrained features="central"'``.
 
-All of it takes many hours. Runs that were made before for the same minutes, in one file
-or several, join the table by ``--join``, and are not made again; ``--methods ""`` then
-only prints. ``--over gandl`` gives each score's difference from that method's too, fold
-by fold, since folds differ in difficulty.
+All of it takes many hours. Runs that were made before, in one file or several, join the
+table by ``--join``, and are not made again; ``--methods ""`` then only prints. A longer
+training begins as a shorter one: ``--minutes 120 --checkpoints 40``, joined later with
+``--until 40``, has the row of forty minutes. ``--over gandl`` gives each score's
+difference from that method's too, fold by fold, since folds differ in difficulty.
 
 What it measures: a linear SVM whose C is chosen inside the training folds, 20 nearest
 neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held out;
@@ -57,7 +58,21 @@ def main() -> None:
     parser.add_argument("--data", default="mitocheck,bbbc021,screen", help="data sets")
     parser.add_argument("--methods", default=",".join(METHODS), help="methods")
     parser.add_argument("--join", type=Path, nargs="*", default=[], help="earlier runs")
+    parser.add_argument(
+        "--until",
+        type=float,
+        default=float("inf"),
+        metavar="MINUTES",
+        help="leaves out what joined runs had after more",
+    )
     parser.add_argument("--minutes", type=float, default=20.0, help="of one core, each")
+    parser.add_argument(
+        "--checkpoints",
+        type=float,
+        nargs="+",
+        metavar="MINUTES",
+        help="when to look on the way; else after 10, 25 and 50 %% of --minutes",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
     kinds = ["auto", "bfloat16", "float32"]
     parser.add_argument(
@@ -68,12 +83,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("embedding.json"))
     arguments = parser.parse_args()
     _methods.DTYPE = activation_dtype(arguments.precision, "cpu")
+    if arguments.checkpoints:
+        shares = {m / arguments.minutes for m in arguments.checkpoints}
+        _methods.CHECKPOINTS = (*sorted(s for s in shares if s < 1), 1.0)
     methods = [m for m in arguments.methods.split(",") if m]
     for name in methods:
         find_method(name)  # or there is none
     # A fold may lack a rare class.
     warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
-    results = [r for file in arguments.join for r in json.loads(file.read_text())]
+    joined = [r for file in arguments.join for r in json.loads(file.read_text())]
+    longest = arguments.until + 0.1  # a step may end after its time
+    results = [r for r in joined if r["minutes"] <= longest]
     made = {(r["data"], r["method"], r["seed"]) for r in results}
     for name in arguments.data.split(","):
         data = load(name) if methods else None

@@ -82,8 +82,19 @@ def test_embedding(tmp_path, monkeypatch, capsys):
     both.write_text(json.dumps(results + slower))
     run(embedding, monkeypatch, *again, both)
     assert "Compare with care, rows differ in minutes: " in capsys.readouterr().out
+    run(embedding, monkeypatch, *again, both, "--until", "1")
+    assert "paper" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="No method 'nothing'"):
         run(embedding, monkeypatch, "--methods", "nothing")
+
+
+def test_checkpoints_of_embedding_are_of_minutes(monkeypatch):
+    import embedding
+
+    asked = ("--methods", "", "--data", "mitocheck", "--minutes", "120")
+    monkeypatch.setattr(embedding._methods, "CHECKPOINTS", ())
+    run(embedding, monkeypatch, *asked, "--checkpoints", "60", "12")
+    assert embedding._methods.CHECKPOINTS == (0.1, 0.5, 1.0)
 
 
 @pytest.mark.parametrize("intensity", ["image", "dataset"])
