@@ -234,8 +234,8 @@ def _add_plate_map(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plate-map",
         type=Path,
-        help="csv, tsv or xlsx: a table with a column well, joined by all columns in "
-        "common, or grids that look like the plate",
+        help="csv, tsv, xlsx or parquet: a table with a column well, joined by all "
+        "columns in common, or grids that look like the plate",
     )
     group.add_argument(
         "--sheet", nargs="+", help="sheets of a workbook that are the plate map (all)"

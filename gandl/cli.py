@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0, or 1 where input or output is not as it should be, which is
-        said on standard error; wrong usage leaves with 2, Ctrl-C with 130.
+        said on standard error; wrong usage leaves with 2, Ctrl-C with 130, SIGTERM
+        with 143.
 
     Examples
     --------

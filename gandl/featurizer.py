@@ -36,7 +36,7 @@ class GANDLFeaturizer(
 
     ``fit`` trains a generator against a discriminator on crops of the images, and, by
     default, lets the discriminator also learn by contrast of two augmented views of
-    each image. ``transform`` returns the discriminator's features.
+    each image [3]_. ``transform`` returns the discriminator's features.
 
     Parameters
     ----------
@@ -315,7 +315,7 @@ class GANDLFeaturizer(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None) -> GANDLFeaturizer:
-        """Train on each image once more, at a learning rate that does not fall.
+        """Train on each image once more, at the learning rates of `fit`.
 
         The first call learns the intensity range and sets the shape of the networks.
         After ``fit``, the generator continues from its moving average, and optimisers

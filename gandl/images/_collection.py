@@ -30,7 +30,7 @@ class ImageCollection(OmeView, ScreenView):
     disk until they are asked for, with a table of metadata beside it. Indexing it
     with a slice, integers or a mask gives another collection and reads nothing, so
     that scikit-learn's splitters, searches and caches take it as they take an
-    array. It pickles as a reference to its files, in kilobytes.
+    array. It pickles as a reference to its files, without their pixels.
 
     Collections are made by :meth:`from_folder`, :meth:`from_load_data`,
     :meth:`from_table`, :meth:`from_ome_tiff`, :meth:`from_ome_zarr` or

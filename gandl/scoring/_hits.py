@@ -31,9 +31,9 @@ class HitCaller(BaseEstimator):
 
     Attributes
     ----------
-    on_controls_ : ndarray
+    on_controls_ : ndarray of shape (n_positive,)
         On-perturbation of the positive controls.
-    off_controls_ : ndarray
+    off_controls_ : ndarray of shape (n_negative,) or (n_positive,)
         Off-perturbation of the negative or of the positive controls, of those where it
         is larger on average.
     negative_, positive_ : object
