@@ -141,11 +141,29 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
     if path is None:
         return known
     plate_map = read_plate_map(path, sheet=options.sheet)
+    known = _with_own_plates(known, options)
     known = _without_told(known, plate_map, options)
     joined, unused = join_plate_map(known, plate_map)
     if unused:
         tell(f"In the plate map, but without images: {unused}.")
     return joined
+
+
+def _with_own_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    """Undo `with_plates` in a table that has been through it."""
+    columns = getattr(options, "batch", None) or []
+    if len(columns) < 2 or "plate" not in columns or not set(columns) <= set(known):
+        return known
+    k = columns.index("plate")
+    rows = known[columns].astype(str).to_numpy()
+    before = ["".join(f"{name}/" for name in row[:k]) for row in rows]
+    after = ["".join(f"/{name}" for name in row[k + 1 :]) for row in rows]
+    plates = [
+        plate.removeprefix(start).removesuffix(end)
+        for plate, start, end in zip(rows[:, k], before, after, strict=True)
+    ]
+    joined = [a + b + c for a, b, c in zip(before, plates, after, strict=True)]
+    return known.assign(plate=plates) if joined == rows[:, k].tolist() else known
 
 
 def _without_told(
@@ -174,6 +192,7 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
     columns = getattr(options, "batch", None) or ["plate"]
     if columns == ["plate"] and "plate" not in known:
         return known.assign(plate="1")
+    known = _with_own_plates(known, options)
     missing = [name for name in columns if name not in known]
     if missing:
         raise ValueError(no_column(missing[0], known))
@@ -187,12 +206,14 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
 def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
     from gandl.scoring._dose_response import MIN_DOSES
+    from gandl.scoring._dose_response_scorer import FEW, few_controls
 
     known = known.reset_index(drop=True)  # a parquet file may have any
     kinds = well_kinds_of(known, options)
     check_sites(known)
     _check_alike(known, options)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
+    unsure = []
     for plate, mine in wells.groupby("plate"):
         counts = mine["kind"].value_counts()
         n = counts.get(options.negative, 0)
@@ -202,12 +223,16 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
                 f"{options.negative!r}: {n}. A plate needs three; others can be left "
                 "out by --select."
             )
+        if n < FEW:
+            unsure.append(str(plate))
         n = counts.get(options.positive, 0)
         if n < 2:
             tell(
                 f"Plate {plate} has too few wells that are controls "
                 f"{options.positive!r} to say whether its controls separate: {n}."
             )
+    if unsure:
+        tell(few_controls([f"plate {plate}" for plate in unsure]))
     treated = wells[wells["compound"].notna()]
     doses = treated.groupby("compound", sort=False)["concentration"]
     # Untreated controls are one more dose, zero.

@@ -9,8 +9,17 @@ import numpy as np
 import pandas as pd
 
 from gandl._plate_grid import Rows, find_grids, join_grids, read_cells
-from gandl._tables import USUAL, no_column, read_table, with_usual_names
+from gandl._tables import (
+    USUAL,
+    composed,
+    no_column,
+    read_table,
+    separator,
+    with_usual_names,
+)
 from gandl._wells import well_name, well_position
+
+_THOUSANDS = r"[1-9]\d{0,2}(\.\d{3})+"
 
 
 def read_plate_map(
@@ -87,7 +96,7 @@ def read_plate_map(
         for title, rows in sheets.items()
     }
     if all(grids.values()):
-        return with_usual_names(join_grids(grids))
+        return composed(with_usual_names(join_grids(grids)))
     if "" in sheets:  # not a workbook
         return _table(path)
     for title, found in grids.items():
@@ -96,19 +105,41 @@ def read_plate_map(
                 f"{name!r}: sheet {title!r} has grids, others have not. Choose sheets "
                 "of one form by `sheet`."
             )
-    return _join_sheets(
-        {title: _long_sheet(name, title, rows) for title, rows in sheets.items()}
-    )
+    tables = {title: _long_sheet(name, title, rows) for title, rows in sheets.items()}
+    return composed(_join_sheets(tables))
 
 
 def _table(path: str | os.PathLike[str]) -> pd.DataFrame:
     try:
-        return _with_well(read_table(path))
+        table = composed(_with_well(read_table(path)))
+        if not os.fsdecode(path).lower().endswith(".parquet"):
+            _refuse_thousands(table, separator(path))
+        return table
     except ValueError as error:
         name = os.fsdecode(path)
         if name in str(error):
             raise
         raise ValueError(f"{name!r}: {error}") from None
+
+
+def _refuse_thousands(table: pd.DataFrame, separated: str) -> None:
+    """Refuse 1.000 where it may be a thousand, and nothing tells that it is not."""
+    if separated != ";":  # of languages with a decimal comma
+        return
+    for name in table:
+        values = table[name].dropna()
+        pointed = values[values.str.contains(".", regex=False)]
+        if (
+            len(pointed)
+            and pointed.str.fullmatch(_THOUSANDS).all()
+            and pd.to_numeric(values, errors="coerce").notna().all()
+        ):
+            raise ValueError(
+                f"{pointed.iloc[0]!r} in the column {name!r} may be "
+                f"{pointed.iloc[0].replace('.', '')}, as languages with a decimal "
+                "comma have it, or a fraction: write numbers without points for "
+                "thousands, and separate fields by commas."
+            )
 
 
 def _chosen(
@@ -304,7 +335,15 @@ def well_kinds(
     for name in wells["well"]:
         well_position(name)  # refuses what is none
     if not treated.any():
-        raise ValueError(f"No well is treated by the column {compound!r}.")
+        why = "."
+        lost = np.flatnonzero(left_out.str.startswith("has"))
+        if len(lost):
+            why = (
+                f": {_named(wells, ['plate', 'well'], lost)} {left_out.iloc[lost[0]]}. "
+                f"The column {control!r} of a treated well is to be empty, or "
+                f"{positive!r} as the controls' that compounds are to bring back."
+            )
+        raise ValueError(f"No well is treated by the column {compound!r}{why}")
     dose = pd.to_numeric(wells[concentration].where(treated), errors="coerce")
     odd = np.flatnonzero(treated & ~(dose >= 0) | np.isinf(dose))
     if len(odd):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import unicodedata
 import warnings
 import zlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,14 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     text = table.convert_dtypes().astype("string").astype(object)
     text = text.where(text.notna(), None)
     return text.set_axis([str(name) for name in table], axis=1)
+
+
+def composed(table: pd.DataFrame) -> pd.DataFrame:
+    """Text in Unicode's composed form: some systems take u and its dots apart."""
+    normal = partial(unicodedata.normalize, "NFC")
+    return table.rename(columns=normal).map(
+        lambda value: normal(value) if isinstance(value, str) else value
+    )
 
 
 def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:

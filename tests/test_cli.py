@@ -547,6 +547,20 @@ def test_select_plates_and_intensity_of_each(folder, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_plates_named_by_batch_are_scored_again(folder, model, tmp_path):
+    given = ["--batch", "experiment", "plate", *CONTROLS]
+    given += ["--plate-map", folder / "metadata.csv"]
+    screen = ["screen", *images_of(folder), "--model", model, *given]
+    assert run(*screen, "--out", tmp_path / "first") == 0
+    profiles = tmp_path / "first" / "images.parquet"
+    assert run("score", profiles, *given, "--out", tmp_path / "again") == 0
+    first, again = (
+        pd.read_csv(tmp_path / name / "controls.csv") for name in ("first", "again")
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert first["plate"].str.count("/").tolist() == [1, 1]
+
+
 def test_plates_that_are_numbers_or_missing(folder, model, tmp_path, capsys):
     profiles = tmp_path / "images.parquet"
     assert run("embed", model, *images_of(folder), "--out", profiles) == 0

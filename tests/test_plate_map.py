@@ -200,6 +200,31 @@ def test_a_plate_of_another_name_is_shown():
         join_plate_map(KNOWN, others)
 
 
+def test_a_third_state_of_all_treated_wells_is_told():
+    given = wells(state=["mock", "infected", "sample", "sample", "uv"])
+    message = r"well A03 \(and 1 more\) has a compound, but is 'sample', not 'infected'"
+    with pytest.raises(ValueError, match=message):
+        well_kinds(given, **COLUMNS)
+
+
+@pytest.mark.parametrize("dose", ["1.000", "0.5"])
+def test_a_point_that_may_part_thousands(tmp_path, dose):
+    path = tmp_path / "map.csv"
+    path.write_text(f"well;compound;dose\nA01;x;10\nA02;x;{dose}\nA03;y.125;\n")
+    if dose == "0.5":
+        assert read_plate_map(path)["dose"].tolist()[:2] == ["10", "0.5"]
+    else:
+        with pytest.raises(ValueError, match=r"map\.csv': '1\.000' .* may be 1000"):
+            read_plate_map(path)
+
+
+def test_names_are_composed(tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_text("well,compound\nA01,u\N{COMBINING DIAERESIS}\n", encoding="utf-8")
+    composed = "\N{LATIN SMALL LETTER U WITH DIAERESIS}"
+    assert read_plate_map(path)["compound"].tolist() == [composed]
+
+
 def test_kind_errors():
     with pytest.raises(ValueError, match=r"no column 'dose', but .* Is 'Dose' meant"):
         well_kinds(wells().rename(columns={"dose": "Dose"}), **COLUMNS)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from gandl._tables import USUAL
+from gandl._tables import USUAL, composed
 from gandl.images._microscopes import list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
@@ -53,6 +53,13 @@ def list_table(
     elif not isinstance(path, str) and channels is None:
         channels = columns
     _check_table(table, columns)
+    if len(columns) == 1 and "channel" in table and table["channel"].nunique() > 1:
+        raise ValueError(
+            "The table has a row for each file of an image, told apart by its column "
+            "'channel': give each channel a column of paths, as in table.pivot(index="
+            "['plate', 'well', 'site'], columns='channel', values="
+            f"{columns[0]!r}).reset_index(), and name these as `path`."
+        )
     # Worker processes may have another working directory: absolute paths.
     folder = os.path.abspath("" if root is None else os.fsdecode(root))
     paths = np.empty((len(table), len(columns)), dtype=object)
@@ -161,7 +168,13 @@ def _field_names(pattern: str) -> list[str]:
     except ValueError as exc:
         raise ValueError(f"Invalid pattern {pattern!r}: {exc}.") from exc
     fields: list[str] = []
-    for _, field, spec, conversion in parsed:
+    for k, (literal, field, spec, conversion) in enumerate(parsed):
+        if field is not None and k and not literal:
+            raise ValueError(
+                f"Nothing stands between {{{parsed[k - 1][1]}}} and {{{field}}} in the "
+                f"pattern {pattern!r}: where one ends is not to be known. Make them "
+                "one field."
+            )
         if field is None or field in fields:
             continue
         if spec or conversion or not _FIELD.fullmatch(field):
@@ -314,7 +327,8 @@ def _walk(
     is_last, is_barren = level is levels[-1], True
     for entry in _entries(root, folder):
         name = folder + entry.name
-        if entry.is_dir() == is_last:
+        # macOS leaves "._" files, which are no images, beside those on other disks.
+        if entry.is_dir() == is_last or entry.name.startswith("._"):
             continue
         if match := level.fullmatch(name):
             is_barren = False
@@ -336,7 +350,7 @@ def _path(root: str, pattern: str, values: Mapping[str, str]) -> str:
 
 def _columns(rows: Sequence[Mapping[str, str]], fields: list[str]) -> pd.DataFrame:
     columns = {f: [row[f] for row in rows] for f in fields}
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+    return composed(pd.DataFrame(columns, index=pd.RangeIndex(len(rows))))
 
 
 def _known(found: list[dict[str, str]], field: str) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._files import whole_file
+from gandl._tables import separator
 
 _METADATA = "Metadata_"
 # As pycytominer looks for them.
@@ -283,7 +284,7 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the name ends otherwise, or a feature is not numeric.
+        If the name ends otherwise, a feature is not numeric, or a column has no name.
         If partitions of a folder are not there yet.
     FileNotFoundError
         If there is no such file.
@@ -311,10 +312,20 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
         check_pyarrow()
         profiles = pd.read_parquet(path)
     else:
-        columns = pd.read_csv(path, nrows=0).columns
+        separated = separator(path)
+        columns = pd.read_csv(path, nrows=0, sep=separated).columns
+        unnamed = [k for k, n in enumerate(columns) if n.startswith("Unnamed: ")]
+        if unnamed:
+            raise ValueError(
+                f"{os.fspath(path)!r}: column {unnamed[0] + 1} has no name, as the "
+                "index that pandas writes has none: it would be taken for a feature. "
+                "Write the table with index=False, or name the column."
+            )
         text = {name: str for name in columns if name.startswith(_METADATA)}
         # Only an empty field is missing: "NA" and "None" are names of compounds too.
-        profiles = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+        profiles = pd.read_csv(
+            path, sep=separated, dtype=text, keep_default_na=False, na_values=[""]
+        )
     try:
         feature_columns(profiles)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -18,6 +19,11 @@ from gandl._row_labels import batch_of_rows
 from gandl.scoring._dose_response import MIN_DOSES, DoseResponseRegressor
 from gandl.scoring._hits import HitCaller
 from gandl.scoring._perturbation import PerturbationScorer
+
+# Negative controls of a batch below which their deviations, and with them the scores
+# of controls held out, are mostly chance.
+FEW = 6
+_SAME_DOSE = 1e-6  # relative: 0.1 + 0.2 and 0.3 are one concentration
 
 
 class DoseResponseScorer(BaseEstimator):
@@ -171,7 +177,17 @@ class DoseResponseScorer(BaseEstimator):
         known = ~np.isnan(scores[:, 0])
         self.hits_ = clone(self.hits or HitCaller()).set_params(negative=0, positive=1)
         self.hits_.fit(scores[known], self.perturbation_.control_kinds_[known])
+        self._tell_few_controls()
         return self
+
+    def _tell_few_controls(self) -> None:
+        axis = self.perturbation_
+        if axis.scaler is None or axis.poor_controls == "ignore":
+            return
+        few = axis.separation_["n_negative"] < FEW
+        if few.any():
+            names = [str(name) for name in axis.batches_[few.to_numpy()]]
+            warnings.warn(few_controls(names), UserWarning, stacklevel=4)
 
     def dose_response(
         self, X: Any, compound: Any, concentration: Any, *, batch: Any = None
@@ -185,7 +201,8 @@ class DoseResponseScorer(BaseEstimator):
         compound : array-like of shape (n,)
             The compound of each row.
         concentration : array-like of shape (n,)
-            Its concentration, zero or more, in one unit for all.
+            Its concentration, zero or more, in one unit for all; those that agree to
+            one in a million are one, the lowest of them.
         batch : array-like of shape (n,), default=None
             The batch of each row, as in `fit`.
 
@@ -209,6 +226,7 @@ class DoseResponseScorer(BaseEstimator):
         scores = self.perturbation_._score_rows(X, batch)
         dose = column_or_1d(concentration, dtype=np.float64)
         assert_all_finite(dose, input_name="concentration")
+        dose = _equal_doses(dose)
         compound = np.asarray(compound, dtype=object)
         check_consistent_length(scores, compound, dose)
         negative = np.flatnonzero(dose < 0)
@@ -372,6 +390,24 @@ class DoseResponseScorer(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def few_controls(names: list[str]) -> str:
+    """What is said of batches with fewer negative controls than are of use."""
+    more = ", ..." * (len(names) > 5)
+    return (
+        f"Fewer than {FEW} negative controls in {', '.join(names[:5])}{more}: "
+        "deviations of so few are chance, and the thresholds of all batches are taken "
+        "from them too. Compounds may be called wrongly, toxic ones inactive above "
+        "all: leave such batches out."
+    )
+
+
+def _equal_doses(dose: np.ndarray) -> np.ndarray:
+    """Concentrations that differ by rounding alone, as one."""
+    values, position = np.unique(dose, return_inverse=True)
+    new = np.append(True, values[1:] > values[:-1] * (1 + _SAME_DOSE))[: len(values)]
+    return values[new][np.cumsum(new) - 1][position]
 
 
 def of_curve(toxic_from: float, dose: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
@@ -159,6 +160,34 @@ def test_empty_and_missing_root(tmp_path):
         ImageCollection.from_folder(tmp_path, "{well}.tif")
     with pytest.raises(NotADirectoryError, match="nowhere"):
         ImageCollection.from_folder(tmp_path / "nowhere", "{well}.tif")
+
+
+def test_fields_without_text_between_them(make):
+    root = make("001002-1.tif")
+    with pytest.raises(ValueError, match=r"stands between \{row\} and \{col\}"):
+        ImageCollection.from_folder(root, "{row}{col}-{site}.tif")
+
+
+def test_names_of_macos(make):
+    """It takes letters and their dots apart, and leaves files that are no images."""
+    apart = "Pla\N{COMBINING DIAERESIS}tte"  # after the a
+    root = make(f"{apart}/A01.tif", f"{apart}/._A01.tif")
+    X = ImageCollection.from_folder(root, "{plate}/{well}.tif")
+    assert X.metadata["well"].tolist() == ["A01"]
+    assert X.metadata["plate"].tolist() == [
+        "Pl\N{LATIN SMALL LETTER A WITH DIAERESIS}tte"
+    ]
+    assert np.asarray(X).shape == (1, 1, 4, 5)
+
+
+def test_a_table_with_a_row_a_channel(make):
+    root = make("a.tif", "b.tif")
+    table = pd.DataFrame({"well": "A01", "channel": ["DNA", "actin"]})
+    table["path"] = ["a.tif", "b.tif"]
+    with pytest.raises(ValueError, match=r"table\.pivot\(.*values='path'\)"):
+        ImageCollection.from_table(table, path="path", root=root)
+    one = table[:1]
+    assert ImageCollection.from_table(one, path="path", root=root).shape[0] == 1
 
 
 @pytest.mark.parametrize("pattern", ["{}.tif", "{a b}.tif", "{a:3}.tif", "{a.tif"])

@@ -182,6 +182,11 @@ def test_file_errors(images, tmp_path, monkeypatch):
     (tmp_path / "map.csv").write_text("well,compound\nA01,DMSO\n")
     with pytest.raises(ValueError, match=r"map\.csv': The column 'well' is not numer"):
         read_profiles(tmp_path / "map.csv")
+    images.to_csv(tmp_path / "with_index.csv")
+    with pytest.raises(ValueError, match=r"index\.csv': column 1 has no name, .*False"):
+        read_profiles(tmp_path / "with_index.csv")
+    images.to_csv(tmp_path / "semicolons.csv", sep=";", index=False)
+    assert list(read_profiles(tmp_path / "semicolons.csv")) == list(images)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"gandl\[profiles\]"):
         write_profiles(images, tmp_path / "wells.parquet")

@@ -7,6 +7,7 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from gandl.profiles import ControlScaler
 from gandl.scoring import (
     DoseResponseRegressor,
     DoseResponseScorer,
@@ -353,6 +354,35 @@ def test_where_no_control_joins_too_few_doses_are_called_by_their_means():
     assert row["call"] == "hit"
     on_a = fitted.dose_response(T, ["drug"] * 12, dose, batch=["A"] * 12).iloc[0]
     assert on_a["p_value"] < 0.01
+
+
+def test_few_controls_of_a_plate_are_told():
+    """Three on one plate of two had made every toxic compound pass for inactive."""
+    rng = np.random.default_rng(0)
+    plate = np.repeat(["A", "B"], [24, 17])
+    y = np.r_[np.repeat(["mock", "infected"], 12), ["mock"] * 5, ["infected"] * 12]
+    X = rng.normal(size=(41, 4)) + 20 * (y == "infected")[:, None]
+    axis = clone(PERTURBATION).set_params(
+        scaler=ControlScaler(control="mock"), axis="discriminant", pooled=True
+    )
+    with pytest.warns(UserWarning, match="Fewer than 6 negative controls in B: "):
+        DoseResponseScorer(perturbation=axis).fit(X, y, batch=plate)
+    kept = plate == "A"
+    DoseResponseScorer(perturbation=axis).fit(X[kept], y[kept], batch=plate[kept])
+
+
+def test_concentrations_that_differ_by_rounding_are_one(screen):
+    X, wells, plate, _ = screen
+    scorer = DoseResponseScorer(perturbation=PERTURBATION)
+    scorer.fit(X, wells["compound"], batch=plate)
+    rows = wells["dose"].notna().to_numpy()
+    dose = wells["dose"][rows].to_numpy()
+    asked = (X[rows], wells["compound"][rows])
+    rounded = dose * np.tile([1, 1 + 1e-9, 1 + 2e-15], len(dose) // 3)
+    pd.testing.assert_frame_equal(
+        scorer.dose_response(*asked, rounded, batch=plate[rows]),
+        scorer.dose_response(*asked, dose, batch=plate[rows]),
+    )
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
