@@ -40,6 +40,7 @@ def find_hits(
     truth: pd.DataFrame,
     *,
     controls_at_zero: bool = True,
+    prior_df: float = 6.0,
     n_jobs: int = 2,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """The compounds of each cell type, with the truth; how well controls separate.
@@ -60,7 +61,7 @@ def find_hits(
         axis = PerturbationScorer(
             negative="healthy",
             positive="infected",
-            scaler=ControlScaler(control="healthy"),
+            scaler=ControlScaler(control="healthy", prior_df=prior_df),
             axis="discriminant",
             pooled=True,
             poor_controls="ignore",

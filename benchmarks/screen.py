@@ -46,6 +46,9 @@ def main() -> None:
         action="store_true",
         help="curves without the untreated controls at concentration zero",
     )
+    parser.add_argument(
+        "--prior-df", type=float, default=6.0, help="of ControlScaler; 0: each plate's"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
         "--join", type=Path, nargs="*", default=[], help="earlier runs of other seeds"
@@ -75,6 +78,7 @@ def main() -> None:
                 embedding.features,
                 truth,
                 controls_at_zero=not arguments.doses_alone,
+                prior_df=arguments.prior_df,
                 n_jobs=arguments.jobs,
             )
             row = {"method": method, "seed": seed, "images seen": embedding.n_images}

@@ -372,7 +372,7 @@ def write_hits(
     axis = PerturbationScorer(
         negative="healthy",
         positive="infected",
-        scaler=ControlScaler(control="healthy"),
+        scaler=ControlScaler(control="healthy", prior_df=6),
         axis="discriminant",
         pooled=True,
         poor_controls="ignore",  # the report says so

@@ -135,7 +135,7 @@ features = wells[feature_columns(wells)]
 scorer = PerturbationScorer(
     negative="Mock",
     positive="Active SARS-CoV-2",
-    scaler=ControlScaler(control="Mock"),
+    scaler=ControlScaler(control="Mock", prior_df=6),
     axis="discriminant",
 )
 scorer.fit(features, kind, batch=plate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,10 @@ from gandl._plate_map import (
 )
 from gandl._tables import USUAL, no_column, query_rows, read_table, with_usual_names
 from gandl.images import ImageCollection
+
+# Degrees of freedom that the deviations of a plate's controls borrow from all plates.
+PRIOR_DF = 6
+_UNIT = re.compile(r"[\[(_ ]([pnµm]?M|[nµm]g/m[lL])[\])]?$")
 
 
 def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]:
@@ -206,14 +211,15 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
 def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
     from gandl.scoring._dose_response import MIN_DOSES
-    from gandl.scoring._dose_response_scorer import FEW, few_controls
+    from gandl.scoring._dose_response_scorer import few_controls
 
+    _check_unit(options)
     known = known.reset_index(drop=True)  # a parquet file may have any
     kinds = well_kinds_of(known, options)
     check_sites(known)
     _check_alike(known, options)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
-    unsure = []
+    n_negative = {}
     for plate, mine in wells.groupby("plate"):
         counts = mine["kind"].value_counts()
         n = counts.get(options.negative, 0)
@@ -223,16 +229,15 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
                 f"{options.negative!r}: {n}. A plate needs three; others can be left "
                 "out by --select."
             )
-        if n < FEW:
-            unsure.append(str(plate))
+        n_negative[f"plate {plate}"] = n
         n = counts.get(options.positive, 0)
         if n < 2:
             tell(
                 f"Plate {plate} has too few wells that are controls "
                 f"{options.positive!r} to say whether its controls separate: {n}."
             )
-    if unsure:
-        tell(few_controls([f"plate {plate}" for plate in unsure]))
+    if told := few_controls(pd.Series(n_negative), PRIOR_DF):
+        tell(told)
     treated = wells[wells["compound"].notna()]
     doses = treated.groupby("compound", sort=False)["concentration"]
     # Untreated controls are one more dose, zero.
@@ -258,6 +263,17 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     lost = set(wells["plate"]) - set(treated["plate"])
     if lost:
         tell(f"Plates without a treated well: {', '.join(sorted(lost))}.")
+
+
+def _check_unit(options: argparse.Namespace) -> None:
+    """Refuse a heading such as "Conc [nM]" where another unit would be written."""
+    heading = options.concentration.replace("u", "µ").replace("\u03bc", "µ")
+    found = _UNIT.search(heading)
+    if found and found[1] != options.unit.replace("u", "µ").replace("\u03bc", "µ"):
+        raise ValueError(
+            f"--concentration {options.concentration!r} names a unit, and --unit is "
+            f"{options.unit!r}: say --unit {found[1]}."
+        )
 
 
 def _tell_doses_without_compound(

@@ -18,6 +18,7 @@ import pandas as pd
 import gandl  # whose classes, and with them torch, are loaded where they are used
 from gandl._arguments import complete, make_parser
 from gandl._cli_images import (
+    PRIOR_DF,
     check_wells,
     collect,
     selected,
@@ -221,7 +222,7 @@ def _score_wells(
     known["batch"] = known["plate"]
     # Not TypicalVariationNormalizer: of some dozen controls it keeps the directions in
     # which they vary, and most of what sets infected cells apart lies outside.
-    scaler = ControlScaler(control=options.negative)
+    scaler = ControlScaler(control=options.negative, prior_df=PRIOR_DF)
     X = wells[names].to_numpy()
     scaled = scaler.fit_transform(X, known["kind"], batch=known["batch"])
     write_profiles(make_profiles(scaled, known), out / "wells.parquet")

@@ -561,6 +561,19 @@ def test_plates_named_by_batch_are_scored_again(folder, model, tmp_path):
     assert first["plate"].str.count("/").tolist() == [1, 1]
 
 
+def test_a_heading_of_another_unit_is_refused(folder, model, tmp_path, capsys):
+    table = pd.read_csv(folder / "metadata.csv", dtype=str)
+    table = table.rename(columns={"concentration": "Conc [nM]"})
+    table.to_csv(tmp_path / "map.csv", index=False)
+    profiles = tmp_path / "images.parquet"
+    assert run("embed", model, *images_of(folder), "--out", profiles) == 0
+    given = ["score", profiles, "--plate-map", tmp_path / "map.csv", *CONTROLS]
+    given += ["--concentration", "Conc [nM]", "--out", tmp_path / "out"]
+    assert run(*given) == 1
+    assert "names a unit, and --unit is 'µM': say --unit nM" in capsys.readouterr().err
+    assert run(*given, "--unit", "nM") == 0
+
+
 def test_plates_that_are_numbers_or_missing(folder, model, tmp_path, capsys):
     profiles = tmp_path / "images.parquet"
     assert run("embed", model, *images_of(folder), "--out", profiles) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gandl._row_labels import (
@@ -35,6 +36,10 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         By mean and standard deviation, or by median and median absolute deviation (of
         which a normal distribution's standard deviation is 1.4826), which a few
         outlying controls hardly move.
+    prior_df : float, default=0.0
+        Degrees of freedom by which the variance of a feature in each batch is drawn
+        to its mean over all batches. 0: each batch has its own alone. With fewer than
+        a dozen controls a batch, 6 makes scores steadier by far.
 
     Attributes
     ----------
@@ -55,9 +60,22 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Notes
     -----
+    With n controls and ``prior_df`` d, a batch's variance v of a feature becomes
+    ``((n - 1) * v + d * r * m) / (n - 1 + d)``, where m is the feature's variance
+    within batches, averaged over all by their n - 1, and r the batch's level: v / m
+    averaged over the features, so that a plate of another exposure keeps its own. It
+    is the moderated variance of [1]_, over batches instead of genes. Three controls
+    have features that hardly vary by chance, and all that is divided by these is huge.
+
     The controls that it was fitted on lie nearer to 0, and to each other, than wells
     that do nothing. To say whether controls separate, give it to the scorer, which
     holds controls out of both.
+
+    References
+    ----------
+    .. [1] G. K. Smyth, "Linear models and empirical Bayes methods for assessing
+       differential expression in microarray experiments", Stat Appl Genet Mol Biol 3,
+       2004.
 
     Examples
     --------
@@ -74,11 +92,15 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict] = {
         "control": "no_validation",
         "method": [StrOptions({"standard", "robust"})],
+        "prior_df": [Interval(Real, 0, None, closed="left")],
     }
 
-    def __init__(self, *, control: Any = None, method: str = "standard") -> None:
+    def __init__(
+        self, *, control: Any = None, method: str = "standard", prior_df: float = 0.0
+    ) -> None:
         self.control = control
         self.method = method
+        self.prior_df = prior_df
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, *, batch: Any = None) -> ControlScaler:
@@ -119,6 +141,9 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
             # Of values most of which are the same, that is 0.
             spread = np.where(middle > 0, middle, spread)
+        if self.prior_df:
+            degrees = np.array([len(part) - 1 for part in parts])
+            spread = _moderated(spread, degrees, self.prior_df)
         self.scales_ = scale_or_one(spread, self.centres_)
         return self
 
@@ -169,3 +194,14 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The rows, transformed.
         """
         return self.fit(X, y, batch=batch).transform(X, batch=batch)
+
+
+def _moderated(spread: np.ndarray, degrees: np.ndarray, prior: float) -> np.ndarray:
+    """Deviations (n_batches, d), each drawn to the mean over batches at its level."""
+    variance, degrees = spread**2, degrees[:, None]
+    mean = (degrees * variance).sum(axis=0) / degrees.sum()
+    varies = mean > 0
+    level = np.ones((len(spread), 1))
+    if varies.any():
+        level = (variance[:, varies] / mean[varies]).mean(axis=1, keepdims=True)
+    return np.sqrt((degrees * variance + prior * level * mean) / (degrees + prior))

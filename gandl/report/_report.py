@@ -149,7 +149,13 @@ def write_report(
         raise ValueError(f"pixel_size is above 0, got {pixel_size:g}.")
     if not isinstance(X, pd.DataFrame):  # whose names the scorer may have seen
         X = np.asarray(X, dtype=np.float64)
-    check_consistent_length(X, wells, images)
+    check_consistent_length(X, wells)
+    if images is not None and len(images) != len(wells):
+        raise ValueError(
+            f"images has {len(images)} images, X {len(wells)} rows: give one image for "
+            "each row, in the same order. Of several sites a well, the first ones are "
+            'images[~images.metadata.duplicated(["plate", "well"])].'
+        )
     missing = {"kind", "compound", "concentration"} - set(wells)
     if missing:
         raise ValueError(f"wells lacks {sorted(missing)}; it has {list(wells)}.")

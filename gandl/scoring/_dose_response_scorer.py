@@ -184,10 +184,9 @@ class DoseResponseScorer(BaseEstimator):
         axis = self.perturbation_
         if axis.scaler is None or axis.poor_controls == "ignore":
             return
-        few = axis.separation_["n_negative"] < FEW
-        if few.any():
-            names = [str(name) for name in axis.batches_[few.to_numpy()]]
-            warnings.warn(few_controls(names), UserWarning, stacklevel=4)
+        prior_df = getattr(axis.scaler, "prior_df", 0)
+        if told := few_controls(axis.separation_["n_negative"], prior_df):
+            warnings.warn(told, UserWarning, stacklevel=4)
 
     def dose_response(
         self, X: Any, compound: Any, concentration: Any, *, batch: Any = None
@@ -392,14 +391,20 @@ class DoseResponseScorer(BaseEstimator):
         return tags
 
 
-def few_controls(names: list[str]) -> str:
-    """What is said of batches with fewer negative controls than are of use."""
-    more = ", ..." * (len(names) > 5)
+def few_controls(n_negative: pd.Series, prior_df: float) -> str:
+    """What there is to say of batches whose negative controls are too few, by count."""
+    degrees = n_negative - 1
+    borrowed = (degrees.sum() - degrees).clip(upper=prior_df)
+    few = [str(name) for name in n_negative.index[degrees + borrowed < FEW - 1]]
+    if not few:
+        return ""
+    more = ", ..." * (len(few) > 5)
+    remedy = "" if prior_df else ", or take ControlScaler(prior_df=6)"
     return (
-        f"Fewer than {FEW} negative controls in {', '.join(names[:5])}{more}: "
-        "deviations of so few are chance, and the thresholds of all batches are taken "
-        "from them too. Compounds may be called wrongly, toxic ones inactive above "
-        "all: leave such batches out."
+        f"Fewer than {FEW} negative controls in {', '.join(few[:5])}{more}: deviations "
+        "of so few are chance, and the thresholds of all batches are taken from them "
+        "too. Compounds may be called wrongly, toxic ones inactive above all: leave "
+        f"such batches out{remedy}."
     )
 
 

@@ -7,7 +7,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gandl.profiles import ControlScaler
 
 
-@parametrize_with_checks([ControlScaler(), ControlScaler(method="robust")])
+@parametrize_with_checks(
+    [ControlScaler(), ControlScaler(method="robust"), ControlScaler(prior_df=6)]
+)
 def test_sklearn(estimator, check):
     check(estimator)
 
@@ -78,6 +80,37 @@ def test_a_feature_that_controls_hold_constant_is_only_centred():
     y = ["DMSO"] * 3 + ["drug"]
     scaled = ControlScaler(control="DMSO").fit_transform(X, y)
     np.testing.assert_allclose(scaled[:, 0], [0, 0, 0, 0.5], atol=1e-15)
+
+
+def test_few_controls_borrow_the_deviations_of_other_batches():
+    """Three controls have features that hardly vary by chance."""
+    rng = np.random.default_rng(0)
+    deviation = rng.uniform(1, 3, 500)
+    X = rng.normal(size=(53, 500)) * deviation
+    batch = np.repeat(["few", "many"], [3, 50])
+    X[batch == "few"] *= 4  # another exposure, which is kept
+    truth = np.stack([4 * deviation, deviation])
+    error = {}
+    for prior_df in (0, 6):
+        scales = ControlScaler(prior_df=prior_df).fit(X, batch=batch).scales_
+        error[prior_df] = np.abs(np.log(scales / truth)).max(axis=1)
+    assert error[0][0] > 2  # a factor of 7
+    assert error[6][0] < 1
+    assert error[6][1] <= error[0][1]
+    alone = X[batch == "few"]
+    np.testing.assert_allclose(
+        ControlScaler(prior_df=6).fit(alone).scales_, ControlScaler().fit(alone).scales_
+    )
+
+
+def test_moderated_variance_is_the_formula():
+    X = np.array([[0.0, 0], [2, 8], [4, 0], [0, 2]])
+    batch = ["a", "a", "b", "b"]
+    own = np.array([[2.0, 32], [8, 2]])  # one degree of freedom each
+    mean = np.array([5.0, 17])
+    level = (own / mean).mean(axis=1, keepdims=True)
+    scales = ControlScaler(prior_df=3).fit(X, batch=batch).scales_
+    np.testing.assert_allclose(scales**2, (own + 3 * level * mean) / 4)
 
 
 @pytest.mark.parametrize("method", ["standard", "robust"])

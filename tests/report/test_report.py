@@ -251,6 +251,11 @@ def test_errors(written, tmp_path):
         write_report(new, scorer, X, wells, pixel_size=-3)
     with pytest.raises(ValueError, match="inconsistent numbers"):
         write_report(new, scorer, X[1:], wells)
+    twice = ImageCollection.from_array(np.zeros((2 * len(X), 1, 8, 8), dtype=np.uint8))
+    with pytest.raises(
+        ValueError, match=r"images, X \d+ rows: give one image for each"
+    ):
+        write_report(new, scorer, X, wells, images=twice)
     with pytest.raises(ValueError, match="No well is treated"):
         write_report(new, scorer, X, wells.assign(compound=None))
     assert not new.exists()

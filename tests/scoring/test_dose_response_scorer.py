@@ -367,6 +367,8 @@ def test_few_controls_of_a_plate_are_told():
     )
     with pytest.warns(UserWarning, match="Fewer than 6 negative controls in B: "):
         DoseResponseScorer(perturbation=axis).fit(X, y, batch=plate)
+    borrowing = clone(axis).set_params(scaler__prior_df=6)
+    DoseResponseScorer(perturbation=borrowing).fit(X, y, batch=plate)  # says nothing
     kept = plate == "A"
     DoseResponseScorer(perturbation=axis).fit(X[kept], y[kept], batch=plate[kept])
 
