@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import unicodedata
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ def complete(options: argparse.Namespace) -> None:
         raise ValueError("--sheet is of the --plate-map: name that too.")
     if getattr(options, "hits", 1) < 1:
         raise ValueError(f"--hits is at least 1, got {options.hits}.")
+    for name in ("control", "negative", "positive", "compound", "concentration"):
+        if isinstance(text := getattr(options, name, None), str):
+            setattr(options, name, unicodedata.normalize("NFC", text))  # as tables are
     kind = getattr(options, "negative", None)
     if kind is not None and kind == options.positive:
         raise ValueError(f"--negative and --positive are both {kind!r}.")

@@ -20,12 +20,19 @@ from gandl._plate_map import (
     spelled_alike,
     well_kinds,
 )
-from gandl._tables import USUAL, no_column, query_rows, read_table, with_usual_names
+from gandl._tables import (
+    USUAL,
+    composed,
+    no_column,
+    query_rows,
+    read_table,
+    with_usual_names,
+)
 from gandl.images import ImageCollection
 
 # Degrees of freedom that the deviations of a plate's controls borrow from all plates.
 PRIOR_DF = 6
-_UNIT = re.compile(r"[\[(_ ]([pnµm]?M|[nµm]g/m[lL])[\])]?$")
+_UNIT = re.compile(r"(?:^|[\[(_ .])([pnµm]?M|[nµm]g/mL)[\])]?\s*$")
 
 
 def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]:
@@ -57,7 +64,8 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
             f"Images left out: {len(skipped)}; the first: {first['path']!r}: "
             f"{first['reason']}"
         )
-    known = with_plate_map(with_usual_names(images.metadata), options)
+    known = composed(with_usual_names(images.metadata))
+    known = with_plate_map(known, options)
     known = with_plates(known, options)
     rows = selected(known, options)
     return images[rows], known.iloc[rows]
@@ -211,7 +219,7 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
 def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
     from gandl.scoring._dose_response import MIN_DOSES
-    from gandl.scoring._dose_response_scorer import few_controls
+    from gandl.scoring._dose_response_scorer import equal_doses, few_controls
 
     _check_unit(options)
     known = known.reset_index(drop=True)  # a parquet file may have any
@@ -229,7 +237,7 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
                 f"{options.negative!r}: {n}. A plate needs three; others can be left "
                 "out by --select."
             )
-        n_negative[f"plate {plate}"] = n
+        n_negative[plate] = n
         n = counts.get(options.positive, 0)
         if n < 2:
             tell(
@@ -239,6 +247,9 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     if told := few_controls(pd.Series(n_negative), PRIOR_DF):
         tell(told)
     treated = wells[wells["compound"].notna()]
+    treated = treated.assign(
+        concentration=equal_doses(treated["concentration"].to_numpy())
+    )
     doses = treated.groupby("compound", sort=False)["concentration"]
     # Untreated controls are one more dose, zero.
     n_doses = doses.nunique() + ((not options.doses_alone) & (doses.min() > 0))
@@ -267,9 +278,14 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
 
 def _check_unit(options: argparse.Namespace) -> None:
     """Refuse a heading such as "Conc [nM]" where another unit would be written."""
-    heading = options.concentration.replace("u", "µ").replace("\u03bc", "µ")
+    heading, unit = (
+        text.replace("u", "µ").replace("\u03bc", "µ").replace("/ml", "/mL")
+        for text in (options.concentration, options.unit)
+    )
     found = _UNIT.search(heading)
-    if found and found[1] != options.unit.replace("u", "µ").replace("\u03bc", "µ"):
+    if not found or "log" in heading.lower() or not _UNIT.fullmatch(unit):
+        return
+    if found[1] != unit:
         raise ValueError(
             f"--concentration {options.concentration!r} names a unit, and --unit is "
             f"{options.unit!r}: say --unit {found[1]}."

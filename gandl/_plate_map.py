@@ -19,7 +19,7 @@ from gandl._tables import (
 )
 from gandl._wells import well_name, well_position
 
-_THOUSANDS = r"[1-9]\d{0,2}(\.\d{3})+"
+_THOUSANDS = r"[1-9]\d{0,2}(\.\d{3})+"  # of a number
 
 
 def read_plate_map(
@@ -96,7 +96,7 @@ def read_plate_map(
         for title, rows in sheets.items()
     }
     if all(grids.values()):
-        return composed(with_usual_names(join_grids(grids)))
+        return with_usual_names(composed(join_grids(grids)))
     if "" in sheets:  # not a workbook
         return _table(path)
     for title, found in grids.items():
@@ -126,13 +126,15 @@ def _refuse_thousands(table: pd.DataFrame, separated: str) -> None:
     """Refuse 1.000 where it may be a thousand, and nothing tells that it is not."""
     if separated != ";":  # of languages with a decimal comma
         return
-    for name in table:
+    for name in [name for name in table if name not in USUAL]:
         values = table[name].dropna()
-        pointed = values[values.str.contains(".", regex=False)]
+        has_point = values.str.contains(".", regex=False)
+        pointed, whole = values[has_point], values[~has_point]
+        # As in 10, 100, 1.000: what has no point is below a thousand.
         if (
             len(pointed)
             and pointed.str.fullmatch(_THOUSANDS).all()
-            and pd.to_numeric(values, errors="coerce").notna().all()
+            and (pd.to_numeric(whole, errors="coerce") < 1000).any()
         ):
             raise ValueError(
                 f"{pointed.iloc[0]!r} in the column {name!r} may be "
@@ -227,6 +229,7 @@ def join_plate_map(
         raise ValueError(
             f'The plate map has no column "well"; it has {list(plate_map)}.'
         )
+    known, plate_map = composed(known), composed(plate_map)
     _check_no_well_lacks(plate_map)
     keys = [name for name in map(str, plate_map) if name in known]
     if "well" not in keys:

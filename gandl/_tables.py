@@ -8,7 +8,6 @@ import re
 import unicodedata
 import warnings
 import zlib
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,10 +134,19 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 def composed(table: pd.DataFrame) -> pd.DataFrame:
     """Text in Unicode's composed form: some systems take u and its dots apart."""
-    normal = partial(unicodedata.normalize, "NFC")
-    return table.rename(columns=normal).map(
-        lambda value: normal(value) if isinstance(value, str) else value
-    )
+
+    def normal(value: Any) -> Any:
+        return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+
+    table = table.copy()
+    for name in table:
+        if not is_numeric_dtype(table[name]):
+            table[name] = table[name].map(normal)
+    table = table.rename(columns=normal)
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"There are several columns {twice[0]!r}.")
+    return table
 
 
 def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from gandl._cli_images import (
 )
 from gandl._files import is_writer, whole_file
 from gandl._run_record import beside, inputs, make_record, write_record
-from gandl._tables import with_usual_names
+from gandl._tables import composed, with_usual_names
 from gandl.images import ImageCollection
 from gandl.profiles import (
     ControlScaler,
@@ -159,7 +159,7 @@ def _embed_partitions(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> None:
     profiles = read_profiles(options.profiles)
     features = profiles[feature_columns(profiles)]
-    known = with_usual_names(profiles.drop(columns=list(features)))
+    known = composed(with_usual_names(profiles.drop(columns=list(features))))
     known = with_plates(with_plate_map(known, options), options)
     rows = selected(known, options)
     features, known = features.iloc[rows], known.iloc[rows]

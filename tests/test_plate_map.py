@@ -210,7 +210,7 @@ def test_a_third_state_of_all_treated_wells_is_told():
 @pytest.mark.parametrize("dose", ["1.000", "0.5"])
 def test_a_point_that_may_part_thousands(tmp_path, dose):
     path = tmp_path / "map.csv"
-    path.write_text(f"well;compound;dose\nA01;x;10\nA02;x;{dose}\nA03;y.125;\n")
+    path.write_text(f"plate;well;dose\n1.001;A1;10\n1.001;A2;{dose}\n1.002;A3;\n")
     if dose == "0.5":
         assert read_plate_map(path)["dose"].tolist()[:2] == ["10", "0.5"]
     else:
@@ -222,7 +222,15 @@ def test_names_are_composed(tmp_path):
     path = tmp_path / "map.csv"
     path.write_text("well,compound\nA01,u\N{COMBINING DIAERESIS}\n", encoding="utf-8")
     composed = "\N{LATIN SMALL LETTER U WITH DIAERESIS}"
-    assert read_plate_map(path)["compound"].tolist() == [composed]
+    table = read_plate_map(path)
+    assert table["compound"].tolist() == [composed]
+    apart = pd.DataFrame({"plate": ["u\N{COMBINING DIAERESIS}"], "well": ["A01"]})
+    joined, _ = join_plate_map(apart, table.assign(plate=composed))
+    assert joined["compound"].tolist() == [composed]
+    twice = f"well,{composed},u\N{COMBINING DIAERESIS}\nA01,1,2\n"
+    path.write_text(twice, encoding="utf-8")
+    with pytest.raises(ValueError, match="several columns"):
+        read_plate_map(path)
 
 
 def test_kind_errors():

@@ -53,13 +53,7 @@ def list_table(
     elif not isinstance(path, str) and channels is None:
         channels = columns
     _check_table(table, columns)
-    if len(columns) == 1 and "channel" in table and table["channel"].nunique() > 1:
-        raise ValueError(
-            "The table has a row for each file of an image, told apart by its column "
-            "'channel': give each channel a column of paths, as in table.pivot(index="
-            "['plate', 'well', 'site'], columns='channel', values="
-            f"{columns[0]!r}).reset_index(), and name these as `path`."
-        )
+    _refuse_rows_of_channels(table, columns)
     # Worker processes may have another working directory: absolute paths.
     folder = os.path.abspath("" if root is None else os.fsdecode(root))
     paths = np.empty((len(table), len(columns)), dtype=object)
@@ -95,6 +89,19 @@ def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
         raise ValueError("The table has no rows.")
     for name in columns:
         check_paths(table[name], name)
+
+
+def _refuse_rows_of_channels(table: pd.DataFrame, columns: list[str]) -> None:
+    keys = [name for name in USUAL if name in table]
+    if len(columns) > 1 or "channel" not in table or columns == ["channel"]:
+        return
+    if keys and (table.groupby(keys)["channel"].nunique() > 1).any():
+        raise ValueError(
+            "The table has a row for each file of an image, told apart by its column "
+            "'channel': give each channel a column of paths, as in table.pivot(index="
+            f"{keys}, columns='channel', values={columns[0]!r}).reset_index(), and "
+            "name these as `path`."
+        )
 
 
 def check_paths(paths: pd.Series, name: str) -> None:
@@ -168,13 +175,15 @@ def _field_names(pattern: str) -> list[str]:
     except ValueError as exc:
         raise ValueError(f"Invalid pattern {pattern!r}: {exc}.") from exc
     fields: list[str] = []
-    for k, (literal, field, spec, conversion) in enumerate(parsed):
-        if field is not None and k and not literal:
+    before = None  # a field that has just ended, if only what follows tells where
+    for literal, field, spec, conversion in parsed:
+        if before and field and not literal and field not in fields:
             raise ValueError(
-                f"Nothing stands between {{{parsed[k - 1][1]}}} and {{{field}}} in the "
+                f"Nothing stands between {{{before}}} and {{{field}}} in the "
                 f"pattern {pattern!r}: where one ends is not to be known. Make them "
                 "one field."
             )
+        before = None if field in fields else field
         if field is None or field in fields:
             continue
         if spec or conversion or not _FIELD.fullmatch(field):

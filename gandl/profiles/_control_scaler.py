@@ -47,7 +47,7 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         The batches, sorted; one, "all", if ``fit`` had none.
     centres_, scales_ : ndarray of shape (n_batches, n_features)
         What is subtracted from each batch, and what it is divided by; 1 where its
-        controls do not vary.
+        controls do not vary (with ``prior_df``, those of no batch).
     n_features_in_ : int
         Length of a row.
     feature_names_in_ : ndarray of str
@@ -61,10 +61,10 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     With n controls and ``prior_df`` d, a batch's variance v of a feature becomes
-    ``((n - 1) * v + d * r * m) / (n - 1 + d)``, where m is the feature's variance
-    within batches, averaged over all by their n - 1, and r the batch's level: v / m
-    averaged over the features, so that a plate of another exposure keeps its own. It
-    is the moderated variance of [1]_, over batches instead of genes. Three controls
+    ``((n - 1) * v + d * r * m) / (n - 1 + d)``, where r is the batch's level, v / m
+    averaged over the features, so that a plate of another exposure keeps its own, and
+    m the feature's v / r averaged over batches by their n - 1. It is the moderated
+    variance of [1]_, over batches instead of genes. Three controls
     have features that hardly vary by chance, and all that is divided by these is huge.
 
     The controls that it was fitted on lie nearer to 0, and to each other, than wells
@@ -143,7 +143,8 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             spread = np.where(middle > 0, middle, spread)
         if self.prior_df:
             degrees = np.array([len(part) - 1 for part in parts])
-            spread = _moderated(spread, degrees, self.prior_df)
+            varies = scale_or_one(spread, self.centres_) == spread  # beyond rounding
+            spread = _moderated(np.where(varies, spread, 0.0), degrees, self.prior_df)
         self.scales_ = scale_or_one(spread, self.centres_)
         return self
 
@@ -199,9 +200,11 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 def _moderated(spread: np.ndarray, degrees: np.ndarray, prior: float) -> np.ndarray:
     """Deviations (n_batches, d), each drawn to the mean over batches at its level."""
     variance, degrees = spread**2, degrees[:, None]
-    mean = (degrees * variance).sum(axis=0) / degrees.sum()
-    varies = mean > 0
     level = np.ones((len(spread), 1))
-    if varies.any():
-        level = (variance[:, varies] / mean[varies]).mean(axis=1, keepdims=True)
+    for _ in range(5):  # the mean is of batches brought to one level, and so in turns
+        mean = (degrees * variance / level).sum(axis=0) / degrees.sum()
+        varies = mean > 0
+        if varies.any():
+            found = (variance[:, varies] / mean[varies]).mean(axis=1, keepdims=True)
+            level = np.where(found > 0, found, 1.0)
     return np.sqrt((degrees * variance + prior * level * mean) / (degrees + prior))

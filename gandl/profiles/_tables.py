@@ -284,7 +284,8 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the name ends otherwise, a feature is not numeric, or a column has no name.
+        If the name ends otherwise, a feature is not numeric, or a column of a csv file
+        has no name.
         If partitions of a folder are not there yet.
     FileNotFoundError
         If there is no such file.
@@ -316,16 +317,18 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
         columns = pd.read_csv(path, nrows=0, sep=separated).columns
         unnamed = [k for k, n in enumerate(columns) if n.startswith("Unnamed: ")]
         if unnamed:
+            index = ", as an index that pandas writes has none" * (unnamed[0] == 0)
             raise ValueError(
-                f"{os.fspath(path)!r}: column {unnamed[0] + 1} has no name, as the "
-                "index that pandas writes has none: it would be taken for a feature. "
-                "Write the table with index=False, or name the column."
+                f"{os.fspath(path)!r}: column {unnamed[0] + 1} has no name{index}: it "
+                "would be taken for a feature. Name it, or write the table without it "
+                "(index=False)."
             )
         text = {name: str for name in columns if name.startswith(_METADATA)}
         # Only an empty field is missing: "NA" and "None" are names of compounds too.
-        profiles = pd.read_csv(
-            path, sep=separated, dtype=text, keep_default_na=False, na_values=[""]
-        )
+        how: Any = {"sep": separated, "dtype": text, "na_values": [""]}
+        profiles = pd.read_csv(path, keep_default_na=False, **how)
+        if separated == ";" and profiles.select_dtypes("number").shape[1] == 0:
+            profiles = pd.read_csv(path, keep_default_na=False, decimal=",", **how)
     try:
         feature_columns(profiles)
     except ValueError as error:

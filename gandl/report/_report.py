@@ -32,7 +32,7 @@ from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
 from gandl.report._html import given, number, picture, prose, wide, works_at
 from gandl.scoring import DoseResponseScorer
-from gandl.scoring._dose_response_scorer import fit_curve, of_curve
+from gandl.scoring._dose_response_scorer import equal_doses, fit_curve, of_curve
 
 _N_RANGE = 32  # control images that set the brightness of all montages
 # Heading, column of the table of compounds, and whether it is a number.
@@ -223,6 +223,7 @@ class _Page:
         self.compound = labels(wells["compound"])
         given = wells["concentration"].where(treated)  # controls may have any word
         self.dose = pd.to_numeric(given).to_numpy(dtype=np.float64)
+        self.dose[treated] = equal_doses(self.dose[treated])
         self.table = scorer.dose_response(
             X[treated],
             self.compound[treated],

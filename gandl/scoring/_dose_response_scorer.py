@@ -225,7 +225,7 @@ class DoseResponseScorer(BaseEstimator):
         scores = self.perturbation_._score_rows(X, batch)
         dose = column_or_1d(concentration, dtype=np.float64)
         assert_all_finite(dose, input_name="concentration")
-        dose = _equal_doses(dose)
+        dose = equal_doses(dose)
         compound = np.asarray(compound, dtype=object)
         check_consistent_length(scores, compound, dose)
         negative = np.flatnonzero(dose < 0)
@@ -398,17 +398,22 @@ def few_controls(n_negative: pd.Series, prior_df: float) -> str:
     few = [str(name) for name in n_negative.index[degrees + borrowed < FEW - 1]]
     if not few:
         return ""
+    remedies = []
+    if len(few) < len(n_negative):
+        remedies.append("leave these out")
+    if len(n_negative) > 1 and prior_df < FEW:
+        remedies.append("take ControlScaler(prior_df=6)")
+    remedies.append("have more controls")
     more = ", ..." * (len(few) > 5)
-    remedy = "" if prior_df else ", or take ControlScaler(prior_df=6)"
     return (
-        f"Fewer than {FEW} negative controls in {', '.join(few[:5])}{more}: deviations "
-        "of so few are chance, and the thresholds of all batches are taken from them "
-        "too. Compounds may be called wrongly, toxic ones inactive above all: leave "
-        f"such batches out{remedy}."
+        f"Fewer than {FEW} negative controls in batches: {', '.join(few[:5])}{more}. "
+        "Deviations of so few are chance, and the thresholds of all batches are taken "
+        "from them too: compounds may be called wrongly, toxic ones inactive above "
+        f"all. Remedy: {', or '.join(remedies)}."
     )
 
 
-def _equal_doses(dose: np.ndarray) -> np.ndarray:
+def equal_doses(dose: np.ndarray) -> np.ndarray:
     """Concentrations that differ by rounding alone, as one."""
     values, position = np.unique(dose, return_inverse=True)
     new = np.append(True, values[1:] > values[:-1] * (1 + _SAME_DOSE))[: len(values)]

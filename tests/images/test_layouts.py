@@ -166,6 +166,12 @@ def test_fields_without_text_between_them(make):
     root = make("001002-1.tif")
     with pytest.raises(ValueError, match=r"stands between \{row\} and \{col\}"):
         ImageCollection.from_folder(root, "{row}{col}-{site}.tif")
+    # A field that stood before ends where it did there, and braces are text.
+    again = make("P1/P1A01.tif")
+    X = ImageCollection.from_folder(again, "{plate}/{plate}{well}.tif")
+    assert X.metadata["well"].tolist() == ["A01"]
+    X = ImageCollection.from_folder(make("{P1}.tif"), "{{{plate}}}.tif")
+    assert X.metadata["plate"].tolist() == ["P1"]
 
 
 def test_names_of_macos(make):
@@ -186,8 +192,9 @@ def test_a_table_with_a_row_a_channel(make):
     table["path"] = ["a.tif", "b.tif"]
     with pytest.raises(ValueError, match=r"table\.pivot\(.*values='path'\)"):
         ImageCollection.from_table(table, path="path", root=root)
-    one = table[:1]
-    assert ImageCollection.from_table(one, path="path", root=root).shape[0] == 1
+    for allowed in (table.drop(columns="well"), table.assign(well=["A01", "A02"])):
+        X = ImageCollection.from_table(allowed, path="path", root=root)
+        assert X.shape[0] == 2
 
 
 @pytest.mark.parametrize("pattern", ["{}.tif", "{a b}.tif", "{a:3}.tif", "{a.tif"])

@@ -104,13 +104,33 @@ def test_few_controls_borrow_the_deviations_of_other_batches():
 
 
 def test_moderated_variance_is_the_formula():
-    X = np.array([[0.0, 0], [2, 8], [4, 0], [0, 2]])
-    batch = ["a", "a", "b", "b"]
-    own = np.array([[2.0, 32], [8, 2]])  # one degree of freedom each
-    mean = np.array([5.0, 17])
-    level = (own / mean).mean(axis=1, keepdims=True)
-    scales = ControlScaler(prior_df=3).fit(X, batch=batch).scales_
-    np.testing.assert_allclose(scales**2, (own + 3 * level * mean) / 4)
+    """Where deviations are a level times a profile nothing moves; else by weights."""
+    X = np.array([[0.0, 0, 0], [2, 8, 4], [0, 0, 0], [6, 24, 12], [0, 0, 0], [4, 2, 8]])
+    batch = np.repeat(["a", "b", "c"], 2)
+    alike = batch != "c"
+    own, moved = (
+        ControlScaler(prior_df=d).fit(X[alike], batch=batch[alike]).scales_
+        for d in (0, 3)
+    )
+    np.testing.assert_allclose(moved, own)
+    own, moved = (ControlScaler(prior_df=d).fit(X, batch=batch).scales_ for d in (0, 3))
+    share = (4 * moved**2 - own**2) / 3  # level times mean: of rank one
+    np.testing.assert_allclose(share / share[:, :1], (share / share[:, :1])[[0] * 3])
+    assert (np.sign(moved - own)[2] == [-1, 1, -1]).all()
+
+
+def test_a_bright_plate_does_not_spoil_the_others():
+    rng = np.random.default_rng(0)
+    deviation = rng.uniform(1, 3, 500)
+    X = rng.normal(size=(40, 500)) * deviation
+    batch = np.repeat(np.arange(10), 4)
+    dim = ControlScaler(prior_df=6).fit(X, batch=batch).scales_[1:]
+    X[batch == 0] *= 30
+    X = np.concatenate([X, np.full((40, 500), 0.1)], axis=1)  # constant, to rounding
+    scales = ControlScaler(prior_df=6).fit(X, batch=batch).scales_
+    error = np.abs(np.log(scales[1:, :500] / dim))
+    assert error.max() < 0.05
+    assert (scales[:, 500:] == 1).all()
 
 
 @pytest.mark.parametrize("method", ["standard", "robust"])

@@ -187,6 +187,9 @@ def test_file_errors(images, tmp_path, monkeypatch):
         read_profiles(tmp_path / "with_index.csv")
     images.to_csv(tmp_path / "semicolons.csv", sep=";", index=False)
     assert list(read_profiles(tmp_path / "semicolons.csv")) == list(images)
+    images.to_csv(tmp_path / "commas.csv", sep=";", decimal=",", index=False)
+    found = read_profiles(tmp_path / "commas.csv")[feature_columns(images)]
+    pd.testing.assert_frame_equal(found, images[feature_columns(images)])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"gandl\[profiles\]"):
         write_profiles(images, tmp_path / "wells.parquet")

@@ -11,6 +11,7 @@ from gandl import ImageCollection
 from gandl.plotting import MontageDisplay
 from gandl.report import write_report
 from gandl.report._by_dose import draw_by_dose
+from gandl.report._report import _Page
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -260,6 +261,17 @@ def test_errors(written, tmp_path):
         write_report(new, scorer, X, wells.assign(compound=None))
     assert not new.exists()
     write_report(path, scorer, X, wells, overwrite=True)
+
+
+def test_concentrations_that_differ_by_rounding_are_one():
+    X, wells = screen()
+    scorer, noise = fitted(X, wells), 1 + 1e-9 * (np.arange(len(X)) % 3)
+    pages = [
+        _Page(scorer, X, wells.assign(concentration=dose), None, "µM", None)
+        for dose in (wells["concentration"], wells["concentration"] * noise)
+    ]
+    exact, rounded = (page.dose[page.treated] for page in pages)
+    np.testing.assert_array_equal(exact, rounded)
 
 
 @pytest.fixture

@@ -365,7 +365,7 @@ def test_few_controls_of_a_plate_are_told():
     axis = clone(PERTURBATION).set_params(
         scaler=ControlScaler(control="mock"), axis="discriminant", pooled=True
     )
-    with pytest.warns(UserWarning, match="Fewer than 6 negative controls in B: "):
+    with pytest.warns(UserWarning, match=r"controls in batches: B\. .*: leave these"):
         DoseResponseScorer(perturbation=axis).fit(X, y, batch=plate)
     borrowing = clone(axis).set_params(scaler__prior_df=6)
     DoseResponseScorer(perturbation=borrowing).fit(X, y, batch=plate)  # says nothing
