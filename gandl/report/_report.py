@@ -222,7 +222,7 @@ class _Page:
         self.scores = axis._score_rows(X, batch)
         self.compound = labels(wells["compound"])
         given = wells["concentration"].where(treated)  # controls may have any word
-        self.dose = pd.to_numeric(given).to_numpy(dtype=np.float64)
+        self.dose = pd.to_numeric(given).to_numpy(dtype=np.float64, copy=True)
         self.dose[treated] = equal_doses(self.dose[treated])
         self.table = scorer.dose_response(
             X[treated],
