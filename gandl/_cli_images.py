@@ -154,7 +154,6 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
     if path is None:
         return known
     plate_map = read_plate_map(path, sheet=options.sheet)
-    known = _with_own_plates(known, options)
     known = _without_told(known, plate_map, options)
     joined, unused = join_plate_map(known, plate_map)
     if unused:
@@ -162,7 +161,7 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
     return joined
 
 
-def _with_own_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+def with_own_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     """Undo `with_plates` in a table that has been through it."""
     columns = getattr(options, "batch", None) or []
     if len(columns) < 2 or "plate" not in columns or not set(columns) <= set(known):
@@ -205,7 +204,6 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
     columns = getattr(options, "batch", None) or ["plate"]
     if columns == ["plate"] and "plate" not in known:
         return known.assign(plate="1")
-    known = _with_own_plates(known, options)
     missing = [name for name in columns if name not in known]
     if missing:
         raise ValueError(no_column(missing[0], known))

@@ -329,8 +329,8 @@ def well_kinds(
     treated = kind.isna() & given.notna() & ~is_vehicle
     left_out = pd.Series("", index=wells.index, dtype=object)
     left_out[kind.isna() & ~treated] = "neither a control nor given a compound"
-    if control != compound:
-        other = treated & state.notna() & (state != positive)
+    other = treated & state.notna() & (state != positive) & (control != compound)
+    if other.any():
         left_out[other] = state[other].map(
             lambda value: f"has a compound, but is {value!r}, not {positive!r}"
         )
@@ -339,8 +339,8 @@ def well_kinds(
         well_position(name)  # refuses what is none
     if not treated.any():
         why = "."
-        lost = np.flatnonzero(left_out.str.startswith("has"))
-        if len(lost):
+        if other.any():
+            lost = np.flatnonzero(other)
             why = (
                 f": {_named(wells, ['plate', 'well'], lost)} {left_out.iloc[lost[0]]}. "
                 f"The column {control!r} of a treated well is to be empty, or "

@@ -138,11 +138,14 @@ def composed(table: pd.DataFrame) -> pd.DataFrame:
     def normal(value: Any) -> Any:
         return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
-    table = table.copy()
-    for name in table:
-        if not is_numeric_dtype(table[name]):
-            table[name] = table[name].map(normal)
+    def is_apart(value: Any) -> bool:
+        return isinstance(value, str) and not unicodedata.is_normalized("NFC", value)
+
     table = table.rename(columns=normal)
+    for name in table.columns[~table.columns.duplicated(keep=False)]:
+        # Others stay as they are, and of their type.
+        if not is_numeric_dtype(table[name]) and any(map(is_apart, table[name])):
+            table[name] = table[name].map(normal)
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise ValueError(f"There are several columns {twice[0]!r}.")

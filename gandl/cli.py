@@ -24,6 +24,7 @@ from gandl._cli_images import (
     selected,
     tell,
     well_kinds_of,
+    with_own_plates,
     with_plate_map,
     with_plate_range,
     with_plates,
@@ -160,6 +161,7 @@ def _score(options: argparse.Namespace) -> None:
     profiles = read_profiles(options.profiles)
     features = profiles[feature_columns(profiles)]
     known = composed(with_usual_names(profiles.drop(columns=list(features))))
+    known = with_own_plates(known, options)
     known = with_plates(with_plate_map(known, options), options)
     rows = selected(known, options)
     features, known = features.iloc[rows], known.iloc[rows]

@@ -227,6 +227,10 @@ def test_names_are_composed(tmp_path):
     apart = pd.DataFrame({"plate": ["u\N{COMBINING DIAERESIS}"], "well": ["A01"]})
     joined, _ = join_plate_map(apart, table.assign(plate=composed))
     assert joined["compound"].tolist() == [composed]
+    assert joined["compound"].dtype == table["compound"].dtype
+    known = apart.astype({"plate": "category"}).assign(line=pd.array(["x"], "string"))
+    joined, _ = join_plate_map(known, table.assign(plate=composed))
+    assert joined["line"].dtype == "string"
     twice = f"well,{composed},u\N{COMBINING DIAERESIS}\nA01,1,2\n"
     path.write_text(twice, encoding="utf-8")
     with pytest.raises(ValueError, match="several columns"):

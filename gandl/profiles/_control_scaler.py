@@ -64,8 +64,8 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ``((n - 1) * v + d * r * m) / (n - 1 + d)``, where r is the batch's level, v / m
     averaged over the features, so that a plate of another exposure keeps its own, and
     m the feature's v / r averaged over batches by their n - 1. It is the moderated
-    variance of [1]_, over batches instead of genes. Three controls
-    have features that hardly vary by chance, and all that is divided by these is huge.
+    variance of [1]_, over batches instead of genes. Three controls have features that
+    hardly vary by chance, and all that is divided by these is huge.
 
     The controls that it was fitted on lie nearer to 0, and to each other, than wells
     that do nothing. To say whether controls separate, give it to the scorer, which
