@@ -3,15 +3,16 @@
     GANDL_DATA=folder python benchmarks/embedding.py --data mitocheck --minutes 20
 
 Prints a table, a row a method, of the mean and standard deviation over folds and seeds,
-and writes every fold's score at every checkpoint of training to a JSON file. Learning
-methods have the same minutes each, of processor time.
+and writes every fold's score at every checkpoint of training to a JSON file, as it
+comes to them. Learning methods have the same minutes each, of processor time.
 "gandl" and "paper" take parameters of the featurizer that are to differ:
 ``--methods "gandl,gandl adversarial_batch=8 detail=false"``; "ImageNet", "SimCLR",
 "VICReg" and "untrained" take ``features``, "pooled" or "central":
 ``'untrained features="central"'``.
 
 All of it takes many hours. Runs that were made before, in one file or several, join the
-table by ``--join``, and are not made again; ``--methods ""`` then only prints. A longer
+table by ``--join``, and are not made again, not even where they were interrupted;
+``--methods ""`` then only prints. A longer
 training begins as a shorter one: ``--minutes 120 --checkpoints 40``, joined later with
 ``--until 40``, has the row of forty minutes. ``--over gandl`` gives each score's
 difference from that method's too, fold by fold, since folds differ in difficulty.
@@ -32,6 +33,7 @@ import json
 import platform
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,8 +104,9 @@ def main() -> None:
             seeds = range(arguments.first_seed, last)
             for seed in [0] if is_fixed(method) else seeds:
                 if data and (name, method, seed) not in made:
-                    results += measure(data, method, arguments.minutes, seed)
-                    save(results, arguments.out)
+                    for rows in measure(data, method, arguments.minutes, seed):
+                        results += rows
+                        save(results, arguments.out)  # of hours, what is done
         print(f"\n{name}\n{table(results, name)}\n", flush=True)
         if over := arguments.over:
             print(f"Over {over}\n{differences(results, name, over)}\n", flush=True)
@@ -113,15 +116,15 @@ def main() -> None:
             print(f"Rank correlation of scores without labels\n{ranks}\n", flush=True)
 
 
-def measure(data: Data, name: str, minutes: float, seed: int) -> list[dict]:
-    """Every score of a method, at each checkpoint of one training."""
-    results = []
+def measure(data: Data, name: str, minutes: float, seed: int) -> Iterator[list[dict]]:
+    """Every score of a method, checkpoint by checkpoint of one training."""
     asked = data.replicates.notna().to_numpy()
     machine = processor()
     for embedding in find_method(name)(data, minutes, seed):
         agreement = mean_average_precision(
             embedding.features[asked], data.replicates[asked].tolist()
         )
+        results = []
         for task in data.tasks:
             folds = task.score(embedding.features[task.rows])
             results.append(
@@ -142,7 +145,7 @@ def measure(data: Data, name: str, minutes: float, seed: int) -> list[dict]:
             )
             means = pd.DataFrame(folds).mean().round(3).to_dict()
             print(name, seed, round(embedding.minutes, 1), task.name, means, flush=True)
-    return results
+        yield results
 
 
 def processor() -> str:
