@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -48,8 +48,9 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         Steepness (Hill slope), negative for a curve that falls with concentration; NaN
         if inactive.
     confidence_intervals_ : dict of str to tuple of 2 float
-        Of "bottom", "top", "log_ec50" and "slope". Infinite for a parameter that ended
-        at a bound or that the responses do not tell, NaN if inactive.
+        Of "bottom", "top", "log_ec50" and "slope"; NaN if inactive. That of "log_ec50"
+        is infinite on the side where midpoints fit up to the bound, that of another
+        parameter on both if it ended at a bound or the responses do not tell it.
     p_value_ : float
         Of an F test of the curve against a constant; 1 if there is no curve to fit.
     inactive_ : bool
@@ -73,8 +74,13 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
     a decade outside the concentrations tested, slopes from 0.1 to 20, plateaus up to
     twice the range of the responses beyond it.
 
-    Intervals are the estimate plus and minus Student's t times the standard error from
-    the Jacobian, as R's ``nls`` [1]_ and drc [2]_ give them. The F test takes the curve
+    The interval of ``log_ec50_`` is by profile likelihood ([1]_, chapter 6): the
+    midpoints with which the best curve leaves squares that an F test does not tell from
+    those of the fit. Of a response that changes between two concentrations it is about
+    what lies between them. The other intervals are the estimate plus and minus
+    Student's t times the standard error from the Jacobian, as R's ``nls`` and drc [2]_
+    give them; of the midpoint of a steep curve, which few concentrations lie on, those
+    would cover the truth too seldom, and some span decades. The F test takes the curve
     for linear in its three parameters beyond the constant.
 
     References
@@ -204,9 +210,10 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         # In units of the responses' range: tolerances of the solver are absolute.
         base, unit = y.mean(), np.ptp(y)
         y = (y - base) / unit
-        fit, within, lower, upper = _least_squares(x, y)
+        data, (lower, upper) = _by_dose(x, y), _bounds(x, y)
+        fit = _least_squares(data, lower, upper)
         degrees = len(y) - 4
-        unexplained, total = 2 * fit.cost + within, (y**2).sum()
+        unexplained, total = 2 * fit.cost + data.within, (y**2).sum()
         if unexplained > 1e-20 * total:
             ratio = (total - unexplained) / 3 / (unexplained / degrees)
             self.p_value_ = float(f_distribution.sf(ratio, 3, degrees))
@@ -227,6 +234,11 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         covariance, known = _covariance(fit.jac, free, unexplained / degrees)
         self._covariance = covariance * np.outer(scale, scale)
         self.confidence_intervals_ = self._intervals(self._parameters, known, degrees)
+        t = t_distribution.ppf(1 - self.alpha / 2, degrees)
+        allowed = unexplained * (1 + t**2 / degrees) - data.within
+        self.confidence_intervals_["log_ec50"] = _midpoints(
+            data, float(middle), allowed, lower, upper
+        )
         self.non_monotonic_ = _turns_back(x, y, right > left, self.alpha)
 
     def _intervals(
@@ -268,27 +280,41 @@ def _curve(parameters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return left + (right - left) * risen, gradient
 
 
-def _least_squares(
-    x: np.ndarray, y: np.ndarray
-) -> tuple[Any, float, np.ndarray, np.ndarray]:
-    """The best fit, the squares within doses, and the bounds of its parameters.
+class _ByDose(NamedTuple):
+    """Responses by dose: the curve that fits their means, weighted, fits them all.
 
-    Fitted to the mean of each dose, weighted by its replicates: the same curve, since
-    squares within doses depend on none, and as fast with thousands of controls.
+    Squares within doses depend on no curve, and thousands of controls cost nothing.
     """
-    tested = x[np.isfinite(x)]
-    spread = 2 * np.ptp(y)
-    lower = np.array([y.min() - spread] * 2 + [tested.min() - _BEYOND, _SLOPES[0]])
-    upper = np.array([y.max() + spread] * 2 + [tested.max() + _BEYOND, _SLOPES[-1]])
+
+    x: np.ndarray  # decadic logarithms, ascending
+    means: np.ndarray
+    counts: np.ndarray
+    within: float  # sum of squares about the means
+
+
+def _by_dose(x: np.ndarray, y: np.ndarray) -> _ByDose:
     doses, group, counts = np.unique(x, return_inverse=True, return_counts=True)
-    means, weights = np.bincount(group, y) / counts, np.sqrt(counts)
-    within = float(((y - means[group]) ** 2).sum())
+    means = np.bincount(group, y) / counts
+    return _ByDose(doses, means, counts, float(((y - means[group]) ** 2).sum()))
+
+
+def _bounds(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest parameters."""
+    tested, spread = x[np.isfinite(x)], 2 * np.ptp(y)
+    lower = [y.min() - spread] * 2 + [tested.min() - _BEYOND, _SLOPES[0]]
+    upper = [y.max() + spread] * 2 + [tested.max() + _BEYOND, _SLOPES[-1]]
+    return np.array(lower), np.array(upper)
+
+
+def _least_squares(data: _ByDose, lower: np.ndarray, upper: np.ndarray) -> Any:
+    """The best fit; its cost is of the means alone."""
+    weights = np.sqrt(data.counts)
 
     def solve(start: np.ndarray, tolerance: float, most: int) -> Any:
         return least_squares(
-            lambda p: weights * (_curve(p, doses)[0] - means),
+            lambda p: weights * (_curve(p, data.x)[0] - data.means),
             start,
-            jac=lambda p: weights[:, None] * _curve(p, doses)[1],
+            jac=lambda p: weights[:, None] * _curve(p, data.x)[1],
             bounds=(lower, upper),
             method="dogbox",
             max_nfev=most,
@@ -299,42 +325,106 @@ def _least_squares(
         )
 
     # Nearly there, it is seen which is the best; it alone goes all the way.
-    starts = _starts(doses, means, counts, lower, upper)
+    starts = _starts(data, lower, upper)
     near = min((solve(p, 1e-4, 12) for p in starts), key=lambda fit: fit.cost)
-    return solve(near.x, 1e-12, 60), within, lower, upper
+    return solve(near.x, 1e-12, 60)
 
 
 def _starts(
-    x: np.ndarray,
-    y: np.ndarray,
-    counts: np.ndarray,
+    data: _ByDose, lower: np.ndarray, upper: np.ndarray, n: int = 4
+) -> np.ndarray:
+    """Parameters (n, 4) from a grid of midpoints and slopes."""
+    inside = (upper - lower) * 1e-6
+    lower, upper = lower + inside, upper - inside
+    middle, slope = np.meshgrid(
+        np.linspace(lower[2], upper[2], 40),
+        np.clip(_SLOPES, lower[3], upper[3]),
+        indexing="ij",
+    )
+    left, right, squares = _plateaus(data, middle, slope, lower, upper)
+    order = np.argsort(squares.min(axis=0))[:n]  # the best midpoint of the best slopes
+    chosen = squares.argmin(axis=0)[order], order
+    return np.stack([p[chosen] for p in (left, right, middle, slope)], axis=1)
+
+
+def _plateaus(
+    data: _ByDose,
+    middle: np.ndarray,
+    slope: np.ndarray,
     lower: np.ndarray,
     upper: np.ndarray,
-    n: int = 4,
-) -> np.ndarray:
-    """Parameters (n, 4) from a grid of midpoints and slopes.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best plateaus of each midpoint and slope, and the squares that they leave.
 
-    Given those two, the plateaus are a linear regression, of means y over counts.
+    A linear regression of two coefficients between bounds: where one lies beyond its
+    own, the best has that one at it, or else the other at its.
     """
-    share = counts / counts.sum()
-    mean = share @ y
-    middles = np.linspace(lower[2], upper[2], 40)
-    middle, slope = (g.ravel() for g in np.meshgrid(middles, _SLOPES, indexing="ij"))
-    risen = expit(_LN10 * slope[:, None] * (x - middle[:, None]))
-    centred = risen - (risen @ share)[:, None]
-    power = np.maximum(centred**2 @ share, 1e-12)
-    height = centred @ (share * (y - mean)) / power
-    left = mean - height * (risen @ share)
-    # What clipping to the bounds costs is seen by taking the residual after it.
-    starts = np.stack([left, left + height, middle, slope], axis=1)
-    inside = (upper - lower) * 1e-6
-    starts = np.clip(starts, lower + inside, upper - inside)
-    left, right = starts[:, :1], starts[:, 1:2]
-    cost = (left + (right - left) * risen - y) ** 2 @ share
-    best = cost.reshape(len(middles), -1)
-    order = np.argsort(best.min(axis=0))[:n]  # the best midpoint of the best slopes
-    rows = best.argmin(axis=0)[order] * len(_SLOPES) + order
-    return starts[rows]
+    risen = expit(_LN10 * slope[..., None] * (data.x - middle[..., None]))
+    shares = [1 - risen, risen]  # of the left and of the right plateau
+    (aa, ab), (_, bb) = [[(s * t) @ data.counts for t in shares] for s in shares]
+    ay, by = (s @ (data.counts * data.means) for s in shares)
+    tiny = 1e-12 * data.counts.sum()
+
+    def of_left(right: np.ndarray) -> np.ndarray:
+        return np.clip((ay - ab * right) / np.maximum(aa, tiny), lower[0], upper[0])
+
+    def of_right(left: np.ndarray) -> np.ndarray:
+        return np.clip((by - ab * left) / np.maximum(bb, tiny), lower[1], upper[1])
+
+    determinant = np.maximum(aa * bb - ab**2, tiny**2)
+    left = np.clip((ay * bb - by * ab) / determinant, lower[0], upper[0])
+    right = np.clip((by * aa - ay * ab) / determinant, lower[1], upper[1])
+    both = np.stack([[left, of_right(left)], [of_left(right), right]])
+    fitted = both[:, 0, ..., None] * shares[0] + both[:, 1, ..., None] * shares[1]
+    squares = (fitted - data.means) ** 2 @ data.counts
+    second = squares[1] < squares[0]
+    left, right = np.where(second, both[1], both[0])
+    return left, right, np.where(second, squares[1], squares[0])
+
+
+def _midpoints(
+    data: _ByDose,
+    middle: float,
+    allowed: float,
+    lower: np.ndarray,
+    upper: np.ndarray,
+) -> tuple[float, float]:
+    """The first and the last midpoint whose best curve leaves no more than allowed."""
+
+    def fits(middles: np.ndarray) -> np.ndarray:
+        return (_squares(data, middles, lower, upper) <= allowed) | (middles == middle)
+
+    def end(inside: float, beyond: float) -> float:
+        for _ in range(2):
+            between = np.linspace(inside, beyond, 65)
+            last = np.flatnonzero(fits(between[1:-1])).max(initial=-1) + 1
+            inside, beyond = between[last], between[last + 1]
+        return float(inside)
+
+    grid = np.union1d(np.linspace(lower[2], upper[2], 60), middle)
+    inside = np.flatnonzero(fits(grid))
+    first, last = inside[0], inside[-1]
+    return (
+        end(grid[first], grid[first - 1]) if first else -math.inf,
+        end(grid[last], grid[last + 1]) if last + 1 < len(grid) else math.inf,
+    )
+
+
+def _squares(
+    data: _ByDose, middles: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> np.ndarray:
+    """What the best curve with each of the midpoints (n,) leaves: of slopes, closer and
+    closer about the best.
+    """
+    least, most = math.log(lower[3]), math.log(upper[3])
+    slopes = np.tile(np.linspace(least, most, 16), (len(middles), 1))
+    step = (most - least) / 15
+    for _ in range(4):
+        squares = _plateaus(data, middles[:, None], np.exp(slopes), lower, upper)[2]
+        best = np.take_along_axis(slopes, squares.argmin(axis=1)[:, None], axis=1)
+        slopes = np.clip(best + step * np.linspace(-1, 1, 9), least, most)
+        step /= 4
+    return squares.min(axis=1)
 
 
 def _covariance(
