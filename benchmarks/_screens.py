@@ -89,6 +89,7 @@ def measures(found: pd.DataFrame) -> dict[str, float]:
     hit, toxic = found["call"] == "hit", found["call"] == "toxic"
     rescue = found["kind"] == "rescue"
     true = found[hit & rescue]
+    low, high = true["ec50_low"], true["ec50_high"]
     error = np.abs(np.log10(true["ec50"] / true["ec50_true"]))
     return {
         "recall": (hit & rescue).sum() / rescue.sum(),
@@ -96,4 +97,6 @@ def measures(found: pd.DataFrame) -> dict[str, float]:
         "toxic called hit": float((hit & (found["kind"] == "toxic")).sum()),
         "inert called toxic": float((toxic & (found["kind"] == "inert")).sum()),
         "error of log10 EC50": error.median(),
+        "EC50 in its interval": true["ec50_true"].between(low, high).mean(),
+        "decades of it": np.log10(high / low).median(),
     }

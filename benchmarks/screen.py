@@ -12,8 +12,9 @@ wells, `ControlScaler` on the healthy controls, `DoseResponseScorer`.
 Prints a row a method, mean and standard deviation over seeds: the share of rescuing
 compounds called a hit at a false discovery rate of 5 %, the share of hits that are
 none, toxic compounds called a hit, inert ones called toxic, the median error of log10
-EC50 of true hits, and how well the controls separate. Writes every compound's row to a
-JSON file.
+EC50 of true hits, the share of them whose confidence interval has the true EC50, how
+many decades it spans, and how well the controls separate. Writes every compound's row
+to a JSON file.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def main() -> None:
             results.append(row | measures(found) | separation)
             print(results[-1], flush=True)
             kept = ["compound", "cell type", "kind", "call", "q_value", "ec50_true"]
-            rows += [row | r for r in found[[*kept, "ec50"]].to_dict(orient="records")]
+            kept += ["ec50", "ec50_low", "ec50_high"]
+            rows += [row | r for r in found[kept].to_dict(orient="records")]
             save(rows, results, arguments)  # of hours, what is done
     save(rows, results, arguments)
     print(f"\n{table(results)}\n\nWritten to {arguments.out}")

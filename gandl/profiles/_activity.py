@@ -12,12 +12,23 @@ from scipy.stats import false_discovery_control
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_random_state
 
-from gandl._row_labels import labels
+from gandl._row_labels import (
+    batch_of_rows,
+    batch_positions,
+    labels,
+    sorted_batches,
+)
 from gandl.profiles._controls import is_control
 
 
 def replicate_consistency(
-    X: Any, y: Any, *, control: Any, n_null: int = 1000, random_state: Any = None
+    X: Any,
+    y: Any,
+    *,
+    control: Any,
+    batch: Any = None,
+    n_null: int = 1000,
+    random_state: Any = None,
 ) -> pd.DataFrame:
     """Mean pairwise cosine of each treatment's replicates, against controls.
 
@@ -28,8 +39,11 @@ def replicate_consistency(
     y : array-like of shape (n,)
         The treatment of each row; rows whose treatment is missing are left out.
     control : object or array-like
-        Which values of ``y`` mark controls, which are best others than X was
-        normalised by: those lie nearer to each other than rows that do nothing.
+        Which values of ``y`` mark controls, others than X was normalised by: those lie
+        nearer to each other than rows that do nothing.
+    batch : array-like of shape (n,), default=None
+        The batch of each row, usually its plate: draws have as many rows of each batch
+        as the treatment. None: rows of all batches are drawn alike.
     n_null : int, default=1000
         Draws of as many rows, without replacement, from the controls and the treatment
         together, that each treatment is compared with. Of controls alone, few of them
@@ -48,8 +62,8 @@ def replicate_consistency(
     Raises
     ------
     ValueError
-        If there is no control, no treatment, or a treatment has more rows than there
-        are controls; if a row is all zeros.
+        If there is no control, no treatment, or a treatment has more rows (in a batch)
+        than there are controls; if a row is all zeros.
 
     See Also
     --------
@@ -57,9 +71,10 @@ def replicate_consistency(
 
     Notes
     -----
-    The perturbation consistency of [1]_. Controls of a few plates agree with each
-    other more than those of many: where treatments have their replicates on one plate
-    each, leave plate effects in neither.
+    The perturbation consistency of [1]_. Rows of one plate agree more than rows of
+    many, also when plates were centred on their controls, since a few controls do not
+    tell a plate's centre well: without ``batch``, treatments whose replicates share
+    plates then seem to agree.
 
     References
     ----------
@@ -78,7 +93,7 @@ def replicate_consistency(
     inert             4   -0.01     0.46     0.46
     taxol             4    0.87     0.00     0.00
     """
-    X, treatments, chosen = _treatments(X, y, control)
+    X, treatments, chosen, position = _treatments(X, y, control, batch)
     empty = np.flatnonzero(~X.any(axis=1))
     if len(empty):
         raise ValueError(f"Row {empty[0]} is all zeros: it has no direction.")
@@ -109,12 +124,18 @@ def replicate_consistency(
     def value(rows: np.ndarray) -> np.ndarray:
         return agreement((unit[rows].sum(axis=0) ** 2).sum(), len(rows))
 
-    how = (treatments, len(controls), n_null, random_state)
+    how = (treatments, position, chosen, n_null, random_state)
     return _compared(value, of_draws, "cosine", *how, own=True)
 
 
 def energy_distance(
-    X: Any, y: Any, *, control: Any, n_null: int = 1000, random_state: Any = None
+    X: Any,
+    y: Any,
+    *,
+    control: Any,
+    batch: Any = None,
+    n_null: int = 1000,
+    random_state: Any = None,
 ) -> pd.DataFrame:
     """Energy distance of each treatment's replicates from the controls.
 
@@ -129,8 +150,11 @@ def energy_distance(
     y : array-like of shape (n,)
         The treatment of each row; rows whose treatment is missing are left out.
     control : object or array-like
-        Which values of ``y`` mark controls, which are best others than X was
-        normalised by: those lie nearer to each other than rows that do nothing.
+        Which values of ``y`` mark controls, others than X was normalised by: those lie
+        nearer to each other than rows that do nothing.
+    batch : array-like of shape (n,), default=None
+        The batch of each row, usually its plate: draws have as many controls of each
+        batch as the treatment has rows. None: controls of all batches are drawn alike.
     n_null : int, default=1000
         Draws of as many controls, without replacement, whose distance from the other
         controls each treatment is compared with.
@@ -149,8 +173,9 @@ def energy_distance(
     Raises
     ------
     ValueError
-        If there is no control, no treatment, or a treatment has so many rows that
-        drawing as many controls leaves fewer than two.
+        If there is no control, no treatment, a treatment has more rows in a batch than
+        that has controls, or so many that drawing as many controls leaves fewer than
+        two.
 
     See Also
     --------
@@ -159,7 +184,10 @@ def energy_distance(
     Notes
     -----
     Energy distance is of [1]_, as a magnitude of perturbations against a null of
-    controls of [2]_. Time and memory are quadratic in the number of controls.
+    controls of [2]_. Time and memory are quadratic in the number of controls. Rows of
+    one plate lie together, also when plates were centred on their controls, since a few
+    controls do not tell a plate's centre well: without ``batch``, treatments whose
+    replicates share plates then seem to lie apart.
 
     References
     ----------
@@ -179,7 +207,7 @@ def energy_distance(
     >>> table["q_value"].lt(0.05).to_dict()
     {'inert': False, 'taxol': True}
     """
-    X, treatments, chosen = _treatments(X, y, control)
+    X, treatments, chosen, position = _treatments(X, y, control, batch)
     controls = X[chosen]
     among = cdist(controls, controls)
     n_controls = len(controls)
@@ -213,25 +241,33 @@ def energy_distance(
         between = cdist(X[rows], controls).sum()
         return distance(len(rows), n_controls, within, between, total)
 
-    how = (treatments, n_controls, n_null, random_state)
+    how = (treatments, position, chosen, n_null, random_state)
     return _compared(value, of_draws, "energy_distance", *how)
 
 
 def _treatments(
-    X: Any, y: Any, control: Any
-) -> tuple[np.ndarray, dict[Any, np.ndarray], np.ndarray]:
-    """Profiles (n, d), the rows of each treatment by name, and which are controls."""
+    X: Any, y: Any, control: Any, batch: Any
+) -> tuple[np.ndarray, dict[Any, np.ndarray], np.ndarray, np.ndarray]:
+    """Profiles (n, d), the rows of each treatment by name, which rows are controls, and
+    the number of each one's batch. A treatment's rows are in the order of batches.
+    """
     if control is None:
         raise ValueError("control is to name the values of y that mark controls.")
     X = check_array(X, dtype=np.float64, input_name="X")
     chosen = is_control(control, y, len(X))
+    rows = batch_of_rows(batch, len(X))
+    position = batch_positions(rows, sorted_batches(rows))
     name_of = labels(y)
     known = np.array([name is not None for name in name_of])
     names = sorted(set(name_of[known & ~chosen]), key=str)
     if not names:
         raise ValueError(f"All rows of y are controls, {control!r}, or missing.")
     treated = pd.Series(name_of).groupby(name_of).indices
-    return X, {name: np.asarray(treated[name]) for name in names}, chosen
+    in_order = {
+        name: treated[name][np.argsort(position[treated[name]], kind="stable")]
+        for name in names
+    }
+    return X, in_order, chosen, position
 
 
 def _compared(
@@ -239,7 +275,8 @@ def _compared(
     of_draws: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
     name: str,
     treatments: dict[Any, np.ndarray],
-    n_controls: int,
+    position: np.ndarray,
+    chosen: np.ndarray,
     n_null: int,
     random_state: Any,
     *,
@@ -249,22 +286,38 @@ def _compared(
 
     ``of_draws`` takes draws (n_null, n) out of the controls, and with ``own`` of n
     rows of a treatment after them; it returns what gives the draws' values (n_null,)
-    for the rows of a treatment.
+    for the rows of a treatment. Draws are as those rows are, batch by batch.
     """
     if n_null < 1:
         raise ValueError(f"n_null is at least 1, got {n_null}.")
     rng = check_random_state(random_state)
-    nulls: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
-    for n in sorted({len(rows) for rows in treatments.values()}):
-        if n > n_controls:
-            raise ValueError(
-                f"A treatment has {n} rows, more than the {n_controls} controls to "
-                "compare it with."
-            )
-        pool = n_controls + own * n
-        nulls[n] = of_draws(
-            np.array([rng.permutation(pool)[:n] for _ in range(n_null)])
+    batch_of = {name: tuple(position[rows]) for name, rows in treatments.items()}
+    in_batch = position[chosen]
+    controls = {k: np.flatnonzero(in_batch == k) for k in np.unique(position)}
+    where = " of its batch" if len(controls) > 1 else ""
+    for treatment, batches in batch_of.items():
+        for k in set(batches):
+            if batches.count(k) > len(controls[k]):
+                raise ValueError(
+                    f"Treatment {treatment!r} has {batches.count(k)} rows, more than "
+                    f"the {len(controls[k])} controls{where} to compare it with."
+                )
+
+    def draws(batches: tuple[int, ...]) -> np.ndarray:
+        """Draws (n_null, n) for a treatment whose rows are of these batches."""
+        rows = len(in_batch) + np.arange(len(batches) if own else 0)
+        pools = []
+        for k, n in zip(*np.unique(batches, return_counts=True), strict=True):
+            mine = rows[np.equal(batches, k)] if own else rows
+            pools.append((np.append(controls[k], mine), n))
+        return np.array(
+            [
+                np.concatenate([rng.permutation(pool)[:n] for pool, n in pools])
+                for _ in range(n_null)
+            ]
         )
+
+    nulls = {key: of_draws(draws(key)) for key in sorted(set(batch_of.values()))}
     table = pd.DataFrame(
         {
             "n_replicates": [len(rows) for rows in treatments.values()],
@@ -272,14 +325,17 @@ def _compared(
         },
         index=pd.Index(list(treatments), dtype=object),
     )
-    pairs = zip(treatments.values(), table[name], strict=True)
     # A tie to the last bits is a tie.
     table["p_value"] = [
         np.nan
         if np.isnan(found)
-        else (1 + (nulls[len(rows)](rows) >= found - 1e-12 * abs(found)).sum())
+        else (
+            1 + (nulls[batch_of[treatment]](rows) >= found - 1e-12 * abs(found)).sum()
+        )
         / (1 + n_null)
-        for rows, found in pairs
+        for (treatment, rows), found in zip(
+            treatments.items(), table[name], strict=True
+        )
     ]
     judged = table["p_value"].notna()
     table["q_value"] = np.nan

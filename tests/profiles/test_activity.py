@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.spatial.distance import cosine, euclidean
-from scipy.stats import kstest
+from scipy.stats import binom, kstest
 
 from gandl.profiles import (
+    ControlScaler,
     TypicalVariationNormalizer,
     energy_distance,
     replicate_consistency,
@@ -165,3 +166,78 @@ def test_null_of_cosines_by_a_naive_loop():
         ]
         expected = (1 + (np.array(null) >= row["cosine"] - 1e-12).sum()) / 51
         assert row["p_value"] == pytest.approx(expected)
+
+
+def plates_of_a_screen(seed, n_controls=16):
+    """Three plates whose centres are known from controls alone, to some error."""
+    rng = np.random.default_rng(seed)
+    n = n_controls + 60
+    plate = np.repeat(["P1", "P2", "P3"], n)
+    drugs = [f"{p}drug{k}" for p in range(3) for k in range(20) for _ in range(3)]
+    y = np.concatenate(
+        [
+            np.append(["DMSO"] * n_controls, drugs[60 * p : 60 * p + 60])
+            for p in range(3)
+        ]
+    )
+    X = rng.normal(size=(3 * n, 100)) + np.repeat(rng.normal(size=(3, 100)), n, axis=0)
+    y[np.flatnonzero(y == "DMSO")[::2]] = "scale"
+    X = (
+        ControlScaler(control="scale")
+        .fit(X, y, batch=plate)
+        .transform(X, batch=plate)
+    )
+    others = y != "scale"
+    return X[others], y[others], plate[others]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_batch_keeps_what_a_plate_shares_from_being_an_effect(function):
+    found = {True: [], False: []}
+    for seed in range(3):
+        X, y, plate = plates_of_a_screen(seed)
+        for told in found:
+            batch = plate if told else None
+            table = function(X, y, control="DMSO", batch=batch, random_state=0)
+            found[told] += table["p_value"].lt(0.05).tolist()
+    assert np.mean(found[True]) < binom.ppf(0.999, 180, 0.05) / 180
+    assert np.mean(found[False]) > 0.15
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_one_batch_is_none(function):
+    X, y = screen(shift=1.0)
+    how = {"control": "DMSO", "random_state": 0}
+    pd.testing.assert_frame_equal(
+        function(X, y, **how), function(X, y, batch=["P1"] * len(y), **how)
+    )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_draws_are_of_the_batches_of_a_treatment(function):
+    """Controls of another batch lie elsewhere: they are in no draw, whatever the order
+    of rows.
+    """
+    rng = np.random.default_rng(0)
+    y = np.array(["DMSO"] * 24 + ["inert"] * 4 + ["active"] * 4)
+    batch = np.array(["P1"] * 12 + ["P2"] * 12 + ["P2", "P1"] * 4)
+    X = rng.normal(size=(32, 5)) + np.where(batch == "P1", 9, -9)[:, None]
+    X[-4:] += [6, -6, 0, 0, 0]
+    order = rng.permutation(32)
+    for rows in (np.arange(32), order):
+        table = function(
+            X[rows], y[rows], control="DMSO", batch=batch[rows], random_state=0
+        )
+        assert table.loc["inert", "p_value"] > 0.05 > table.loc["active", "p_value"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_batch_of_too_few_controls(function):
+    X, y = screen()
+    batch = np.where(np.arange(len(y)) < 38, "P1", "P2")
+    with pytest.raises(
+        ValueError, match=r"'drug000' has 4 rows, more than the 2 contr"
+    ):
+        function(X, y, control="DMSO", batch=batch)
+    with pytest.raises(ValueError, match="batch has shape"):
+        function(X, y, control="DMSO", batch=["P1"])
