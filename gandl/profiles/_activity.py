@@ -262,11 +262,9 @@ def _treatments(
     names = sorted(set(name_of[known & ~chosen]), key=str)
     if not names:
         raise ValueError(f"All rows of y are controls, {control!r}, or missing.")
-    treated = pd.Series(name_of).groupby(name_of).indices
-    in_order = {
-        name: treated[name][np.argsort(position[treated[name]], kind="stable")]
-        for name in names
-    }
+    order = np.argsort(position, kind="stable")
+    treated = pd.Series(name_of[order]).groupby(name_of[order]).indices
+    in_order = {name: order[np.asarray(treated[name])] for name in names}
     return X, in_order, chosen, position
 
 
