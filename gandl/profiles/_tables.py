@@ -154,8 +154,8 @@ def aggregate(
     Raises
     ------
     ValueError
-        If a column is not there, a row has no value in it, or a feature is missing in
-        a row.
+        If a column is not there, a row has no value in it, or a feature is missing or
+        infinite in a row.
 
     Examples
     --------
@@ -181,10 +181,12 @@ def aggregate(
     if not keys:
         raise ValueError("by names no column.")
     profiles = profiles.reset_index(drop=True)
-    for name in [*keys, *features]:
+    for name in keys:
         missing = np.flatnonzero(profiles[name].isna())
         if len(missing):
             raise ValueError(f"Row {missing[0]} has no {name!r}.")
+    for name in features:
+        _check_feature(name, profiles[name].to_numpy(dtype=float, na_value=np.nan))
     grouped = profiles.groupby(keys, sort=False, observed=True)
     # Not .first(), which takes the first that is not missing.
     first, group = ~profiles.duplicated(keys), grouped.ngroup()
@@ -202,6 +204,20 @@ def aggregate(
     averages = grouped[features].agg(how)
     count = grouped.size().rename(_N_ROWS)
     return known.join(count).join(averages).reset_index()
+
+
+def _check_feature(name: str, values: np.ndarray) -> None:
+    odd = np.flatnonzero(~np.isfinite(values))
+    if not len(odd):
+        return
+    if len(odd) == len(values):
+        raise ValueError(f"No row has a number in {name!r}: leave that column out.")
+    row, value = odd[0], values[odd[0]]
+    raise ValueError(
+        f"Row {row} has {'no' if np.isnan(value) else f'{value} in'} {name!r}: leave "
+        f"out that column or the rows that have no number there, {len(odd)} of "
+        f"{len(values)}."
+    )
 
 
 def write_profiles(

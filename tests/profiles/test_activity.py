@@ -182,11 +182,7 @@ def plates_of_a_screen(seed, n_controls=16):
     )
     X = rng.normal(size=(3 * n, 100)) + np.repeat(rng.normal(size=(3, 100)), n, axis=0)
     y[np.flatnonzero(y == "DMSO")[::2]] = "scale"
-    X = (
-        ControlScaler(control="scale")
-        .fit(X, y, batch=plate)
-        .transform(X, batch=plate)
-    )
+    X = ControlScaler(control="scale").fit(X, y, batch=plate).transform(X, batch=plate)
     others = y != "scale"
     return X[others], y[others], plate[others]
 

@@ -114,8 +114,15 @@ def test_aggregate_errors(images):
         aggregate(images, [])
     with pytest.raises(ValueError, match="Row 0 has no 'Metadata_concentration'"):
         aggregate(images, "concentration")
+    n = len(images)
     images.loc[4, "gandl1"] = np.nan
-    with pytest.raises(ValueError, match="Row 4 has no 'gandl1'"):
+    with pytest.raises(ValueError, match=f"Row 4 has no 'gandl1': .*, 1 of {n}"):
+        aggregate(images, "well")
+    images.loc[3, "gandl1"] = -np.inf
+    with pytest.raises(ValueError, match=f"Row 3 has -inf in 'gandl1': .*, 2 of {n}"):
+        aggregate(images, "well")
+    images["gandl1"] = np.nan
+    with pytest.raises(ValueError, match="No row has a number in 'gandl1'"):
         aggregate(images, "well")
 
 
