@@ -267,7 +267,8 @@ class FileSource:
                 f"{path!r} holds an image of shape {image.shape} and type "
                 f"{image.dtype}, where the collection's first file announces shape "
                 f"{expected} and type {self.file_dtype}. Crop it where its "
-                f"size differs. {REMEDY}"
+                f"size differs; if it is the first that is odd, leave that one out. "
+                f"{REMEDY}"
             )
         return image
 
