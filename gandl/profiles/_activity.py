@@ -35,12 +35,13 @@ def replicate_consistency(
     Parameters
     ----------
     X : array-like of shape (n, n_features)
-        Profiles of wells, normalised by batch: centred on controls.
+        Profiles of wells, centred and scaled by batch.
     y : array-like of shape (n,)
         The treatment of each row; rows whose treatment is missing are left out.
     control : object or array-like
-        Which values of ``y`` mark controls, others than X was normalised by: those lie
-        nearer to each other than rows that do nothing.
+        Which values of ``y`` mark controls. X is to be normalised by other controls, or
+        by all rows alike: those that it was normalised by lie nearer to each other than
+        rows that do nothing.
     batch : array-like of shape (n,), default=None
         The batch of each row, usually its plate: draws have as many rows of each batch
         as the treatment. None: rows of all batches are drawn alike.
@@ -72,8 +73,8 @@ def replicate_consistency(
     Notes
     -----
     The perturbation consistency of [1]_. Rows of one plate agree more than rows of
-    many, also when plates were centred on their controls, since a few controls do not
-    tell a plate's centre well: without ``batch``, treatments whose replicates share
+    many, also when plates were centred, since a plate's centre is known to an error
+    that all of its rows share: without ``batch``, treatments whose replicates share
     plates then seem to agree.
 
     References
@@ -146,12 +147,13 @@ def energy_distance(
     Parameters
     ----------
     X : array-like of shape (n, n_features)
-        Profiles of wells, normalised by batch.
+        Profiles of wells, centred and scaled by batch.
     y : array-like of shape (n,)
         The treatment of each row; rows whose treatment is missing are left out.
     control : object or array-like
-        Which values of ``y`` mark controls, others than X was normalised by: those lie
-        nearer to each other than rows that do nothing.
+        Which values of ``y`` mark controls. X is to be normalised by other controls, or
+        by all rows alike: those that it was normalised by lie nearer to each other than
+        rows that do nothing.
     batch : array-like of shape (n,), default=None
         The batch of each row, usually its plate: draws have as many controls of each
         batch as the treatment has rows. None: controls of all batches are drawn alike.
@@ -185,8 +187,8 @@ def energy_distance(
     -----
     Energy distance is of [1]_, as a magnitude of perturbations against a null of
     controls of [2]_. Time and memory are quadratic in the number of controls. Rows of
-    one plate lie together, also when plates were centred on their controls, since a few
-    controls do not tell a plate's centre well: without ``batch``, treatments whose
+    one plate lie together, also when plates were centred, since a plate's centre is
+    known to an error that all of its rows share: without ``batch``, treatments whose
     replicates share plates then seem to lie apart.
 
     References
