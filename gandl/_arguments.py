@@ -25,6 +25,13 @@ def complete(options: argparse.Namespace) -> None:
     kind = getattr(options, "negative", None)
     if kind is not None and kind == options.positive:
         raise ValueError(f"--negative and --positive are both {kind!r}.")
+    if kind is not None and options.positive is None:
+        for name in ("doses_alone", "jobs", "pixel_size"):
+            if getattr(options, name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} has no effect without --positive, "
+                    "where there are no curves and no report: leave it out."
+                )
     size = getattr(options, "pixel_size", None)
     if size is not None and not size > 0:
         raise ValueError(f"--pixel-size is above 0, in micrometres, got {size:g}.")
@@ -249,11 +256,15 @@ def _add_plate_map(parser: argparse.ArgumentParser) -> None:
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("scoring")
     group.add_argument("--control", required=True, help="column that names controls")
-    group.add_argument("--negative", required=True, help="its value of healthy wells")
+    group.add_argument(
+        "--negative",
+        required=True,
+        help="its value of healthy wells, or of untreated ones where those are all",
+    )
     group.add_argument(
         "--positive",
-        required=True,
-        help="its value of perturbed wells, without a compound",
+        help="its value of perturbed wells, without a compound; where there are none, "
+        "leave it out: a table then says which treatments do anything",
     )
     group.add_argument("--compound", default="compound", help="column (compound)")
     group.add_argument(

@@ -216,8 +216,7 @@ def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFram
 
 def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
-    from gandl.scoring._dose_response import MIN_DOSES
-    from gandl.scoring._dose_response_scorer import equal_doses, few_controls
+    from gandl.scoring._dose_response_scorer import equal_doses
 
     _check_unit(options)
     known = known.reset_index(drop=True)  # a parquet file may have any
@@ -225,38 +224,24 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     check_sites(known)
     _check_alike(known, options)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
-    n_negative = {}
+    n_negative: dict[str, int] = {}
     for plate, mine in wells.groupby("plate"):
-        counts = mine["kind"].value_counts()
-        n = counts.get(options.negative, 0)
+        n = int((mine["kind"] == options.negative).sum())
         if n < 3:  # a standard deviation of two values is none
             raise ValueError(
                 f"Plate {plate} has too few wells that are controls "
                 f"{options.negative!r}: {n}. A plate needs three; others can be left "
                 "out by --select."
             )
-        n_negative[plate] = n
-        n = counts.get(options.positive, 0)
-        if n < 2:
-            tell(
-                f"Plate {plate} has too few wells that are controls "
-                f"{options.positive!r} to say whether its controls separate: {n}."
-            )
-    if told := few_controls(pd.Series(n_negative), PRIOR_DF):
-        tell(told)
+        n_negative[str(plate)] = n
     treated = wells[wells["compound"].notna()]
     treated = treated.assign(
         concentration=equal_doses(treated["concentration"].to_numpy())
     )
-    doses = treated.groupby("compound", sort=False)["concentration"]
-    # Untreated controls are one more dose, zero.
-    n_doses = doses.nunique() + ((not options.doses_alone) & (doses.min() > 0))
-    few = n_doses.index[n_doses < MIN_DOSES]
-    if len(few):
-        tell(
-            f"Compounds of too few concentrations for a curve: {len(few)}, such as "
-            f"{few[0]!r}. They are called by their means alone."
-        )
+    if options.positive is None:
+        _check_replicates(treated, n_negative)
+    else:
+        _check_curves(wells, treated, n_negative, options)
     for names in spelled_alike(wells["compound"]):
         tell(
             f"Taken for different compounds: {' and '.join(map(repr, names))}. If they "
@@ -272,6 +257,56 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     lost = set(wells["plate"]) - set(treated["plate"])
     if lost:
         tell(f"Plates without a treated well: {', '.join(sorted(lost))}.")
+
+
+def _check_curves(
+    wells: pd.DataFrame,
+    treated: pd.DataFrame,
+    n_negative: dict[str, int],
+    options: argparse.Namespace,
+) -> None:
+    """Tell of plates with few controls, and of compounds with few concentrations."""
+    from gandl.scoring._dose_response import MIN_DOSES
+    from gandl.scoring._dose_response_scorer import few_controls
+
+    for plate, mine in wells.groupby("plate"):
+        n = (mine["kind"] == options.positive).sum()
+        if n < 2:
+            tell(
+                f"Plate {plate} has too few wells that are controls "
+                f"{options.positive!r} to say whether its controls separate: {n}."
+            )
+    if told := few_controls(pd.Series(n_negative), PRIOR_DF):
+        tell(told)
+    doses = treated.groupby("compound", sort=False)["concentration"]
+    # Untreated controls are one more dose, zero.
+    n_doses = doses.nunique() + ((not options.doses_alone) & (doses.min() > 0))
+    few = n_doses.index[n_doses < MIN_DOSES]
+    if len(few):
+        tell(
+            f"Compounds of too few concentrations for a curve: {len(few)}, such as "
+            f"{few[0]!r}. They are called by their means alone."
+        )
+
+
+def _check_replicates(treated: pd.DataFrame, n_negative: dict[str, int]) -> None:
+    """Refuse a treatment with more wells than there are controls to compare with."""
+    total = sum(n_negative.values())
+    for places in (["plate"], []):
+        by = [*places, "compound", "concentration"]
+        counts = treated.groupby(by).size().rename("n").reset_index()
+        # Draws are compared with two others at the least.
+        n_controls = counts["plate"].map(n_negative) if places else total - 2
+        many = counts[counts["n"] > n_controls]
+        if len(many):
+            first = many.iloc[0]
+            on = f" on plate {first['plate']}" if places else ""
+            n = n_negative[first["plate"]] if places else total
+            raise ValueError(
+                f"There are {first['n']} wells of {first['compound']!r} at "
+                f"{first['concentration']:g}{on}, and {n} controls{on}: too few to "
+                "compare them with."
+            )
 
 
 def _check_unit(options: argparse.Namespace) -> None:

@@ -283,7 +283,7 @@ def well_kinds(
     *,
     control: str,
     negative: str,
-    positive: str,
+    positive: str | None,
     compound: str,
     concentration: str,
     vehicle: Sequence[str],
@@ -293,8 +293,9 @@ def well_kinds(
     A well is a control if its ``control`` column says so and nothing but a vehicle was
     given to it; where both are one column, if it says so. Of wells with a compound,
     those that the ``control`` column gives another state than the positive controls'
-    have no score, since a compound on healthy cells rescues none. "left_out" says why
-    a well is neither a control nor treated; it is empty for all others.
+    have no score, since a compound on healthy cells rescues none; without positive
+    controls, cells may be in any. "left_out" says why a well is neither a control nor
+    treated; it is empty for all others.
     """
     for name in (control, compound, concentration):
         if name not in wells:
@@ -306,12 +307,13 @@ def well_kinds(
                 f"are told by --control, --compound and --concentration.{remedy}"
             )
     given, state = wells[compound], wells[control]
-    _check_spelling(wells, control, (negative, positive))
-    kind = state.where(state.isin([negative, positive]))
+    controls = (negative,) if positive is None else (negative, positive)
+    _check_spelling(wells, control, controls)
+    kind = state.where(state.isin(controls))
     is_vehicle = _folded(given).isin([_fold(name) for name in vehicle])
     if control != compound:
         kind = kind.where(given.isna() | is_vehicle)
-    for value in (negative, positive):
+    for value in controls:
         if not (kind == value).any():
             found = sorted(set(state.dropna()))[:8]
             remedy = "name its values by --negative and --positive."
@@ -329,7 +331,8 @@ def well_kinds(
     treated = kind.isna() & given.notna() & ~is_vehicle
     left_out = pd.Series("", index=wells.index, dtype=object)
     left_out[kind.isna() & ~treated] = "neither a control nor given a compound"
-    other = treated & state.notna() & (state != positive) & (control != compound)
+    asked = control != compound and positive is not None
+    other = treated & state.notna() & (state != positive) & asked
     if other.any():
         left_out[other] = state[other].map(
             lambda value: f"has a compound, but is {value!r}, not {positive!r}"

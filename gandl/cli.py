@@ -36,9 +36,11 @@ from gandl.images import ImageCollection
 from gandl.profiles import (
     ControlScaler,
     aggregate,
+    energy_distance,
     feature_columns,
     make_profiles,
     read_profiles,
+    replicate_consistency,
     write_profiles,
 )
 from gandl.profiles._tables import check_writable
@@ -47,6 +49,7 @@ from gandl.profiles._tables import check_writable
 _OUTPUTS = {
     "compounds.csv",
     "controls.csv",
+    "effects.csv",
     "images.parquet",
     "model.safetensors",
     "report.html",
@@ -213,19 +216,78 @@ def _score_wells(
     record: dict[str, Any],
 ) -> None:
     """Images to wells, wells to scores, scores to tables and the page."""
-    from gandl.report import write_report
-    from gandl.scoring import DoseResponseScorer, PerturbationScorer
-
     wells = aggregate(profiles, ["plate", "well"])
     names = feature_columns(wells)
     known = with_usual_names(wells.drop(columns=names))
     kinds = well_kinds_of(known, options)
     known[kinds.columns] = kinds
     known["batch"] = known["plate"]
+    X = wells[names].to_numpy()
+    if options.positive is None:
+        _write_effects(options, out, X, known)
+    else:
+        first = ~profiles.duplicated(["Metadata_Plate", "Metadata_Well"]).to_numpy()
+        if images is not None:
+            images = images[np.flatnonzero(first)]
+        _write_compounds(options, out, X, known, images, record)
+    left_out = known.loc[known["left_out"] != "", ["plate", "well", "left_out"]]
+    record["wells_left_out"] = left_out.to_dict("records")
+    write_record(out / "run.json", record)
+
+
+def _write_effects(
+    options: argparse.Namespace, out: Path, X: np.ndarray, known: pd.DataFrame
+) -> None:
+    """Which treatments do anything, where there are negative controls alone."""
+    from gandl.scoring._dose_response_scorer import equal_doses
+
+    kept = (known["left_out"] == "").to_numpy()
+    known = known[kept].reset_index(drop=True)
+    # By all wells alike: controls that plates were scaled by would lie too near.
+    scaled = ControlScaler(method="robust").fit_transform(X[kept], batch=known["batch"])
+    write_profiles(make_profiles(scaled, known), out / "wells.parquet")
+    treated = known["compound"].notna()
+    by = ["compound", "concentration"]
+    doses = known.loc[treated, by]
+    doses["concentration"] = equal_doses(doses["concentration"].to_numpy())
+    treatments = doses.groupby(by)
+    treatment = treatments.ngroup().astype(object).reindex(known.index)
+    treatment[~treated] = "control"
+    distance, cosine = (
+        compare(
+            scaled,
+            treatment,
+            control="control",
+            batch=known["batch"],
+            random_state=0,
+        )
+        for compare in (energy_distance, replicate_consistency)
+    )
+    table = treatments.size().reset_index()[by].join(distance)
+    table = table.join(cosine.drop(columns="n_replicates"), rsuffix="_of_cosine")
+    table.to_csv(out / "effects.csv", index=False)
+    n = (distance["q_value"] < 0.05).sum()
+    print(
+        f"Of {len(table)} treatments, {n} differ from {options.negative} at a false "
+        "discovery rate of 5 %."
+    )
+
+
+def _write_compounds(
+    options: argparse.Namespace,
+    out: Path,
+    X: np.ndarray,
+    known: pd.DataFrame,
+    images: ImageCollection | None,
+    record: dict[str, Any],
+) -> None:
+    """What compounds do between two kinds of controls, and the report."""
+    from gandl.report import write_report
+    from gandl.scoring import DoseResponseScorer, PerturbationScorer
+
     # Not TypicalVariationNormalizer: of some dozen controls it keeps the directions in
     # which they vary, and most of what sets infected cells apart lies outside.
     scaler = ControlScaler(control=options.negative, prior_df=PRIOR_DF)
-    X = wells[names].to_numpy()
     scaled = scaler.fit_transform(X, known["kind"], batch=known["batch"])
     write_profiles(make_profiles(scaled, known), out / "wells.parquet")
     # Plates that are scaled are comparable: one axis, of all their controls. It scales
@@ -244,13 +306,12 @@ def _score_wells(
         n_jobs=options.jobs,
     )
     scorer.fit(X, known["kind"], batch=known["batch"])
-    first = ~profiles.duplicated(["Metadata_Plate", "Metadata_Well"]).to_numpy()
     table = write_report(
         out / "report.html",
         scorer,
         X,
         known,
-        images=None if images is None else images[np.flatnonzero(first)],
+        images=images,
         title=options.title,
         unit=options.unit,
         pixel_size=options.pixel_size,
@@ -261,9 +322,6 @@ def _score_wells(
     table.assign(**lists).to_csv(out / "compounds.csv", index=False)
     separation = scorer.perturbation_.separation_
     separation.to_csv(out / "controls.csv", index_label="plate")
-    left_out = known.loc[known["left_out"] != "", ["plate", "well", "left_out"]]
-    record["wells_left_out"] = left_out.to_dict("records")
-    write_record(out / "run.json", record)
     poor = separation.index[~separation["separate"]]
     if len(poor):
         tell(

@@ -729,3 +729,93 @@ def test_wells_without_images_and_without_controls_are_told(folder, tmp_path, ca
     error = capsys.readouterr().err
     assert "without images: experiment cobblestone-1, plate 2, well P24" in error
     assert "Plate 2 has too few wells that are controls 'infected'" in error
+
+
+@pytest.fixture
+def untreated(tmp_path):
+    """A table of two plates of DMSO and of compounds, of which one does something."""
+    rng = np.random.default_rng(0)
+    compounds = ["DMSO"] * 16 + ["inert"] * 8 + ["active"] * 8
+    table = pd.DataFrame(
+        {
+            "Metadata_Plate": np.repeat(["P1", "P2"], 33),
+            "Metadata_Well": [f"{r}{k:02}" for r in "ABC" for k in range(1, 12)] * 2,
+            "Metadata_compound": [*compounds, None] * 2,
+            "Metadata_concentration": [*([0] * 16), *([1, 10] * 8), 0] * 2,
+        }
+    )
+    X = rng.normal(size=(66, 8)) + np.repeat([[0], [5]], 33, axis=0)
+    high = (table["Metadata_compound"] == "active") & (
+        table["Metadata_concentration"] == 10
+    )
+    X[high] += 3
+    table = table.join(pd.DataFrame(X).add_prefix("feature_"))
+    table.to_csv(tmp_path / "images.csv", index=False)
+    return tmp_path / "images.csv"
+
+
+DMSO = ["--control", "compound", "--negative", "DMSO"]
+
+
+def test_without_positive_controls_treatments_are_told_that_do_anything(
+    untreated, tmp_path, capsys
+):
+    assert run("score", untreated, *DMSO, "--out", tmp_path / "scores") == 0
+    told = capsys.readouterr()
+    assert "Of 4 treatments, 1 differ from DMSO at a false" in told.out
+    assert "neither a control nor given a compound): 1 of plate P1, 1 of" in told.err
+    left = {p.name for p in (tmp_path / "scores").iterdir()}
+    assert left == {"effects.csv", "run.json", "wells.parquet"}
+    table = pd.read_csv(tmp_path / "scores/effects.csv")
+    assert table["compound"].tolist() == ["active", "active", "inert", "inert"]
+    assert table["concentration"].tolist() == [1, 10, 1, 10]
+    assert table["n_replicates"].tolist() == [8] * 4
+    expected = [False, True, False, False]
+    assert (table["q_value"] < 0.05).tolist() == expected
+    assert (table["q_value_of_cosine"] < 0.05).tolist() == expected
+    assert table["energy_distance"].idxmax() == table["cosine"].idxmax() == 1
+    wells = read_profiles(tmp_path / "scores/wells.parquet")
+    assert len(wells) == 64
+    means = wells.groupby("Metadata_Plate").median(numeric_only=True)
+    assert np.abs(means.filter(like="feature_")).to_numpy().max() < 1e-9
+    record = json.loads((tmp_path / "scores/run.json").read_text())
+    assert len(record["wells_left_out"]) == 2
+    again = ["score", untreated, *DMSO, "--out", tmp_path / "scores"]
+    assert run(*again) == 1
+    assert run(*again, "--overwrite") == 0
+
+
+def test_screen_without_positive_controls(folder, model, tmp_path, capsys):
+    given = ["--control", "disease_condition", "--negative", "infected"]
+    given += ["--plate-map", folder / "metadata.csv", "--model", model]
+    assert run("screen", *images_of(folder), *given, "--out", tmp_path / "new") == 0
+    out = capsys.readouterr().out
+    assert "differ from infected" in out
+    assert "Report" not in out
+    table = pd.read_csv(tmp_path / "new/effects.csv")
+    assert table["compound"].nunique() == 2
+    assert np.isfinite(table["energy_distance"]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--doses-alone"], "--doses-alone has no effect without --positive"),
+        (["--jobs", 2], "--jobs has no effect without --positive"),
+        (["--pixel-size", 0.5], "--pixel-size has no effect without --positive"),
+        (
+            ["--select", "well in ['A01', 'A02', 'A03', 'C03', 'C05', 'C07', 'C09']"],
+            "There are 4 wells of 'active' at 1 on plate P1, and 3 controls on plate",
+        ),
+        (
+            [
+                "--select",
+                "plate == 'P1' and well in ['A01', 'A02', 'A03', 'C03', 'C05']",
+            ],
+            "There are 2 wells of 'active' at 1, and 3 controls: too few to compare",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_told(given, message, untreated, tmp_path, capsys):
+    assert run("score", untreated, *DMSO, *given, "--out", tmp_path / "scores") == 1
+    assert message in capsys.readouterr().err
