@@ -238,9 +238,7 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     treated = treated.assign(
         concentration=equal_doses(treated["concentration"].to_numpy())
     )
-    if options.positive is None:
-        _check_replicates(treated, n_negative)
-    else:
+    if options.positive is not None:
         _check_curves(wells, treated, n_negative, options)
     for names in spelled_alike(wells["compound"]):
         tell(
@@ -287,26 +285,6 @@ def _check_curves(
             f"Compounds of too few concentrations for a curve: {len(few)}, such as "
             f"{few[0]!r}. They are called by their means alone."
         )
-
-
-def _check_replicates(treated: pd.DataFrame, n_negative: dict[str, int]) -> None:
-    """Refuse a treatment with more wells than there are controls to compare with."""
-    total = sum(n_negative.values())
-    for places in (["plate"], []):
-        by = [*places, "compound", "concentration"]
-        counts = treated.groupby(by).size().rename("n").reset_index()
-        # Draws are compared with two others at the least.
-        n_controls = counts["plate"].map(n_negative) if places else total - 2
-        many = counts[counts["n"] > n_controls]
-        if len(many):
-            first = many.iloc[0]
-            on = f" on plate {first['plate']}" if places else ""
-            n = n_negative[first["plate"]] if places else total
-            raise ValueError(
-                f"There are {first['n']} wells of {first['compound']!r} at "
-                f"{first['concentration']:g}{on}, and {n} controls{on}: too few to "
-                "compare them with."
-            )
 
 
 def _check_unit(options: argparse.Namespace) -> None:

@@ -63,8 +63,8 @@ def replicate_consistency(
     Raises
     ------
     ValueError
-        If there is no control, no treatment, or a treatment has more rows (in a batch)
-        than there are controls; if a row is all zeros.
+        If there is no control, or none in a batch of a treatment; if there is no
+        treatment; if a row is all zeros.
 
     See Also
     --------
@@ -75,7 +75,8 @@ def replicate_consistency(
     The perturbation consistency of [1]_. Rows of one plate agree more than rows of
     many, also when plates were centred, since a plate's centre is known to an error
     that all of its rows share: without ``batch``, treatments whose replicates share
-    plates then seem to agree.
+    plates then seem to agree. The origin is to be where rows that do nothing lie: about
+    a centre of all rows, of which many do the same, the others agree as well.
 
     References
     ----------
@@ -106,27 +107,24 @@ def replicate_consistency(
         return (total - n) / (n * (n - 1)) if n > 1 else np.full_like(total, np.nan)
 
     def of_draws(draws: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Agreement of draws (n_null, n) of controls and a treatment's rows."""
+        """Agreement of draws of controls and a treatment's rows."""
         n, n_controls = draws.shape[1], len(controls)
         # Sums over the controls that are drawn are the same for all treatments.
-        sums = np.stack([controls[d[d < n_controls]].sum(axis=0) for d in draws])
+        sums = np.stack([controls[d].sum(axis=0) for d in _parts(draws, n_controls)])
         lengths = (sums**2).sum(axis=1)
         with_own = np.flatnonzero((draws >= n_controls).any(axis=1))
         drawn = (draws[with_own, :, None] - n_controls == np.arange(n)).any(axis=1)
 
-        def null(rows: np.ndarray) -> np.ndarray:
+        def values(rows: np.ndarray) -> np.ndarray:
             total = lengths.copy()
             own = drawn @ unit[rows]
             total[with_own] = ((sums[with_own] + own) ** 2).sum(axis=1)
             return agreement(total, n)
 
-        return null
-
-    def value(rows: np.ndarray) -> np.ndarray:
-        return agreement((unit[rows].sum(axis=0) ** 2).sum(), len(rows))
+        return values
 
     how = (treatments, position, chosen, n_null, random_state)
-    return _compared(value, of_draws, "cosine", *how, own=True)
+    return _compared(of_draws, "cosine", *how)
 
 
 def energy_distance(
@@ -155,11 +153,12 @@ def energy_distance(
         by all rows alike: those that it was normalised by lie nearer to each other than
         rows that do nothing.
     batch : array-like of shape (n,), default=None
-        The batch of each row, usually its plate: draws have as many controls of each
-        batch as the treatment has rows. None: controls of all batches are drawn alike.
+        The batch of each row, usually its plate: draws have as many rows of each batch
+        as the treatment. None: rows of all batches are drawn alike.
     n_null : int, default=1000
-        Draws of as many controls, without replacement, whose distance from the other
-        controls each treatment is compared with.
+        Draws of as many rows, without replacement, from the controls and the treatment
+        together, whose distance from the rest of them each treatment is compared with.
+        Of controls alone, few of them would make draws too much alike.
     random_state : int, RandomState instance or None, default=None
         Seeds the draws.
 
@@ -175,9 +174,8 @@ def energy_distance(
     Raises
     ------
     ValueError
-        If there is no control, no treatment, a treatment has more rows in a batch than
-        that has controls, or so many that drawing as many controls leaves fewer than
-        two.
+        If there are fewer than two controls, or none in a batch of a treatment; if
+        there is no treatment.
 
     See Also
     --------
@@ -213,52 +211,63 @@ def energy_distance(
     controls = X[chosen]
     among = cdist(controls, controls)
     n_controls = len(controls)
-    largest = max(len(rows) for rows in treatments.values())
-    if largest > n_controls - 2:
-        raise ValueError(
-            f"A treatment has {largest} rows, and there are {n_controls} controls: "
-            "drawing as many leaves fewer than two to compare them with."
-        )
+    if n_controls < 2:
+        raise ValueError("There is one control: two are needed to lie apart.")
     row_sums, total = among.sum(axis=1), among.sum()
 
-    def distance(n: int, n_others: int, within: Any, between: Any, others: Any) -> Any:
-        """Energy distance of n rows, by sums over pairs."""
-        return (
-            2 * between / (n * n_others)
-            - within / max(1, n * (n - 1))
-            - others / (n_others * (n_others - 1))
-        )
-
     def of_draws(draws: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Distance of draws (n_null, n) of controls from the other controls."""
+        """Distance of draws of controls and a treatment's rows from all others."""
         n = draws.shape[1]
-        within = np.array([among[np.ix_(d, d)].sum() for d in draws])
-        between = row_sums[draws].sum(axis=1) - within
-        others = total - 2 * between - within
-        null = distance(n, n_controls - n, within, between, others)
-        return lambda _: null
+        is_control = draws < n_controls
+        drawn = np.where(is_control, draws, 0)
+        has = (draws[:, :, None] - n_controls == np.arange(n)).any(axis=1).astype(float)
+        pairs = np.array([among[np.ix_(d, d)].sum() for d in _parts(draws, n_controls)])
+        sums = (row_sums[drawn] * is_control).sum(axis=1)
 
-    def value(rows: np.ndarray) -> float:
-        within = cdist(X[rows], X[rows]).sum()
-        between = cdist(X[rows], controls).sum()
-        return distance(len(rows), n_controls, within, between, total)
+        def values(rows: np.ndarray) -> np.ndarray:
+            across, own = cdist(X[rows], controls), cdist(X[rows], X[rows])
+            # Sums over pairs: of a draw, of it and all, of all.
+            within = pairs + ((has @ own) * has).sum(axis=1)
+            for k in range(n):
+                mine = np.flatnonzero(has[:, k])
+                to_drawn = across[k][drawn[mine]] * is_control[mine]
+                within[mine] += 2 * to_drawn.sum(axis=1)
+            reach = sums + has @ (across.sum(axis=1) + own.sum(axis=1))
+            reach += (across.sum(axis=0)[drawn] * is_control).sum(axis=1)
+            every = total + 2 * across.sum() + own.sum()
+            between = reach - within
+            others = every - 2 * between - within
+            return (
+                2 * between / (n * n_controls)
+                - within / max(1, n * (n - 1))
+                - others / (n_controls * (n_controls - 1))
+            )
+
+        return values
 
     how = (treatments, position, chosen, n_null, random_state)
-    return _compared(value, of_draws, "energy_distance", *how)
+    return _compared(of_draws, "energy_distance", *how)
+
+
+def _parts(draws: np.ndarray, n_controls: int) -> list[np.ndarray]:
+    """The controls of each draw."""
+    return [draw[draw < n_controls] for draw in draws]
 
 
 def _treatments(
     X: Any, y: Any, control: Any, batch: Any
 ) -> tuple[np.ndarray, dict[Any, np.ndarray], np.ndarray, np.ndarray]:
     """Profiles (n, d), the rows of each treatment by name, which rows are controls, and
-    the number of each one's batch. A treatment's rows are in the order of batches.
+    the number of each one's batch. A treatment's rows are in the order of batches, each
+    of which has controls.
     """
     if control is None:
         raise ValueError("control is to name the values of y that mark controls.")
     X = check_array(X, dtype=np.float64, input_name="X")
     chosen = is_control(control, y, len(X))
     rows = batch_of_rows(batch, len(X))
-    position = batch_positions(rows, sorted_batches(rows))
+    batches = sorted_batches(rows)
+    position = batch_positions(rows, batches)
     name_of = labels(y)
     known = np.array([name is not None for name in name_of])
     names = sorted(set(name_of[known & ~chosen]), key=str)
@@ -267,11 +276,17 @@ def _treatments(
     order = np.argsort(position, kind="stable")
     treated = pd.Series(name_of[order]).groupby(name_of[order]).indices
     in_order = {name: order[np.asarray(treated[name])] for name in names}
+    for name, mine in in_order.items():
+        without = np.setdiff1d(position[mine], position[chosen])
+        if len(without):
+            raise ValueError(
+                f"Treatment {name!r} has rows in batch {batches[without[0]]!r}, which "
+                "has no control to compare them with."
+            )
     return X, in_order, chosen, position
 
 
 def _compared(
-    value: Callable[[np.ndarray], Any],
     of_draws: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
     name: str,
     treatments: dict[Any, np.ndarray],
@@ -279,64 +294,49 @@ def _compared(
     chosen: np.ndarray,
     n_null: int,
     random_state: Any,
-    *,
-    own: bool = False,
 ) -> pd.DataFrame:
-    """Compare the value of each treatment's rows with those of draws.
+    """Compare each treatment with draws of as many rows out of it and the controls.
 
-    ``of_draws`` takes draws (n_null, n) out of the controls, and with ``own`` of n
-    rows of a treatment after them; it returns what gives the draws' values (n_null,)
-    for the rows of a treatment. Draws are as those rows are, batch by batch.
+    A treatment's rows are numbered after the controls; what ``of_draws`` gives for
+    draws (m, n) takes the rows of a treatment and has the value of each draw. The first
+    draw is the treatment. All have as many rows of each batch as it: where it does
+    nothing, each is as likely as it to have the largest value.
     """
     if n_null < 1:
         raise ValueError(f"n_null is at least 1, got {n_null}.")
     rng = check_random_state(random_state)
-    batch_of = {name: tuple(position[rows]) for name, rows in treatments.items()}
     in_batch = position[chosen]
-    controls = {k: np.flatnonzero(in_batch == k) for k in np.unique(position)}
-    where = " of its batch" if len(controls) > 1 else ""
-    for treatment, batches in batch_of.items():
-        for k in set(batches):
-            if batches.count(k) > len(controls[k]):
-                raise ValueError(
-                    f"Treatment {treatment!r} has {batches.count(k)} rows, more than "
-                    f"the {len(controls[k])} controls{where} to compare it with."
-                )
 
     def draws(batches: tuple[int, ...]) -> np.ndarray:
-        """Draws (n_null, n) for a treatment whose rows are of these batches."""
-        rows = len(in_batch) + np.arange(len(batches) if own else 0)
-        pools = []
-        for k, n in zip(*np.unique(batches, return_counts=True), strict=True):
-            mine = rows[np.equal(batches, k)] if own else rows
-            pools.append((np.append(controls[k], mine), n))
-        return np.array(
-            [
-                np.concatenate([rng.permutation(pool)[:n] for pool, n in pools])
-                for _ in range(n_null)
-            ]
-        )
+        own = len(in_batch) + np.arange(len(batches))
+        pools = [
+            (np.append(np.flatnonzero(in_batch == k), own[np.equal(batches, k)]), n)
+            for k, n in zip(*np.unique(batches, return_counts=True), strict=True)
+        ]
+        others = [
+            np.concatenate([rng.permutation(pool)[:n] for pool, n in pools])
+            for _ in range(n_null)
+        ]
+        return np.stack([own, *others])
 
-    nulls = {key: of_draws(draws(key)) for key in sorted(set(batch_of.values()))}
+    alike: dict[tuple[int, ...], list[Any]] = {}
+    for treatment, rows in treatments.items():
+        alike.setdefault(tuple(position[rows]), []).append(treatment)
+    found = {}
+    for batches in sorted(alike):
+        values_of = of_draws(draws(batches))
+        for treatment in alike[batches]:
+            value, *null = values_of(treatments[treatment])
+            # A tie to the last bits is a tie.
+            tie = 1e-9 * np.abs([value, *null]).max()
+            p_value = (1 + np.sum(null >= value - tie)) / (1 + n_null)
+            p_value = np.nan if np.isnan(value) else p_value
+            found[treatment] = (len(batches), float(value), p_value)
     table = pd.DataFrame(
-        {
-            "n_replicates": [len(rows) for rows in treatments.values()],
-            name: [float(value(rows)) for rows in treatments.values()],
-        },
+        [found[treatment] for treatment in treatments],
+        columns=["n_replicates", name, "p_value"],
         index=pd.Index(list(treatments), dtype=object),
     )
-    # A tie to the last bits is a tie.
-    table["p_value"] = [
-        np.nan
-        if np.isnan(found)
-        else (
-            1 + (nulls[batch_of[treatment]](rows) >= found - 1e-12 * abs(found)).sum()
-        )
-        / (1 + n_null)
-        for (treatment, rows), found in zip(
-            treatments.items(), table[name], strict=True
-        )
-    ]
     judged = table["p_value"].notna()
     table["q_value"] = np.nan
     if judged.any():

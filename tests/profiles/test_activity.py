@@ -1,5 +1,7 @@
 """Agreement and distance are what their formulas say, p-values what they promise."""
 
+from math import comb
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,16 +86,21 @@ def test_after_normalisation_by_other_controls_inert_treatments_are_not_found(fu
 
 
 def test_null_of_energy_distance_by_a_naive_loop():
-    """One draw: its p-value is 1 or 1/2, as the draw is as far or not."""
-    X, y = screen(1, 3, n_controls=8)
-    for seed in range(5):
-        drawn = np.random.RandomState(seed).permutation(8)[:3]
-        relabelled = np.full(8, "DMSO", dtype=object)
-        relabelled[drawn] = "drawn"
-        null = energy_distance(X[:8], relabelled, control="DMSO", n_null=1)
-        table = energy_distance(X, y, control="DMSO", n_null=1, random_state=seed)
-        as_far = null["energy_distance"].item() >= table["energy_distance"].item()
-        assert table["p_value"].item() == (1.0 if as_far else 0.5)
+    """Draws of the controls and the treatment's rows, from the rest of them."""
+    X, y = screen(2, n_replicates=3, n_controls=6, seed=1)
+    table = energy_distance(X, y, control="DMSO", n_null=50, random_state=3)
+    rng = np.random.RandomState(3)
+    draws = [rng.permutation(9)[:3] for _ in range(50)]
+    for name, row in table.iterrows():
+        pool = np.vstack([X[y == "DMSO"], X[y == name]])
+        null = []
+        for drawn in draws:
+            relabelled = np.full(9, "rest", dtype=object)
+            relabelled[drawn] = "drawn"
+            one = energy_distance(pool, relabelled, control="rest", n_null=1)
+            null.append(one["energy_distance"].item())
+        as_far = np.array(null) >= row["energy_distance"] - 1e-9
+        assert row["p_value"] == pytest.approx((1 + as_far.sum()) / 51)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -112,14 +119,12 @@ def test_a_single_replicate():
     agreement = replicate_consistency(X, y, control="DMSO", random_state=0)
     assert agreement[["cosine", "p_value", "q_value"]].isna().all(axis=None)
     distance = energy_distance(X, y, control="DMSO", random_state=0)
-    assert distance.loc["drug000", "p_value"] < 0.01
+    # Of 41 rows, it is drawn as often as each of the others.
+    assert 0.005 < distance.loc["drug000", "p_value"] < 0.05
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_errors(function):
-    X, y = screen(1, 9, n_controls=8)
-    with pytest.raises(ValueError, match="9 rows"):
-        function(X, y, control="DMSO")
     X, y = screen()
     with pytest.raises(ValueError, match="No row of y is 'water'"):
         function(X, y, control="water")
@@ -228,12 +233,34 @@ def test_draws_are_of_the_batches_of_a_treatment(function):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_batch_of_too_few_controls(function):
+@pytest.mark.parametrize("n_controls", [1, 3, 4])
+def test_few_controls_of_a_plate_are_no_effect(function, n_controls):
+    """Draws of three controls alone would be one and the same."""
+    p_values = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        plate = np.repeat(["P1", "P2", "P3"], n_controls + 3)
+        y = np.where(np.tile(np.arange(n_controls + 3) < n_controls, 3), "DMSO", plate)
+        X = rng.normal(size=(len(y), 20)) + 5 * (plate == "P2")[:, None]
+        table = function(
+            X, y, control="DMSO", batch=plate, n_null=200, random_state=seed
+        )
+        p_values += table["p_value"].tolist()
+    share = np.mean(np.array(p_values) < 0.05)
+    assert share <= binom.ppf(0.999, 180, 0.05) / 180
+    assert min(p_values) > 0.5 / comb(n_controls + 3, 3)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_batch_without_controls(function):
     X, y = screen()
-    batch = np.where(np.arange(len(y)) < 38, "P1", "P2")
-    with pytest.raises(
-        ValueError, match=r"'drug000' has 4 rows, more than the 2 contr"
-    ):
+    batch = np.where(np.arange(len(y)) < 51, "P1", "P2")
+    with pytest.raises(ValueError, match="'drug002' has rows in batch 'P2', which has"):
         function(X, y, control="DMSO", batch=batch)
     with pytest.raises(ValueError, match="batch has shape"):
         function(X, y, control="DMSO", batch=["P1"])
+
+
+def test_one_control_lies_apart_from_none():
+    with pytest.raises(ValueError, match="There is one control"):
+        energy_distance(np.eye(3), ["DMSO", "a", "a"], control="DMSO")
