@@ -49,8 +49,9 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         if inactive.
     confidence_intervals_ : dict of str to tuple of 2 float
         Of "bottom", "top", "log_ec50" and "slope"; NaN if inactive. That of "log_ec50"
-        is infinite on the side where midpoints fit up to the bound, that of another
-        parameter on both if it ended at a bound or the responses do not tell it.
+        is infinite on the side where midpoints fit up to a decade outside the
+        concentrations tested, that of another parameter on both if it ended at a bound
+        or the responses do not tell it.
     p_value_ : float
         Of an F test of the curve against a constant; 1 if there is no curve to fit.
     inactive_ : bool
@@ -392,11 +393,13 @@ def _midpoints(
     """The first and the last midpoint whose best curve leaves no more than allowed."""
 
     def fits(middles: np.ndarray) -> np.ndarray:
-        return (_squares(data, middles, lower, upper) <= allowed) | (middles == middle)
+        return _fits(data, middles, allowed, lower, upper) | (middles == middle)
 
     def end(inside: float, beyond: float) -> float:
-        for _ in range(2):
-            between = np.linspace(inside, beyond, 65)
+        for _ in range(12):
+            if abs(beyond - inside) < 1e-3 * abs(inside - middle):
+                break
+            between = np.linspace(inside, beyond, 17)
             last = np.flatnonzero(fits(between[1:-1])).max(initial=-1) + 1
             inside, beyond = between[last], between[last + 1]
         return float(inside)
@@ -410,21 +413,34 @@ def _midpoints(
     )
 
 
-def _squares(
-    data: _ByDose, middles: np.ndarray, lower: np.ndarray, upper: np.ndarray
+def _fits(
+    data: _ByDose,
+    middles: np.ndarray,
+    allowed: float,
+    lower: np.ndarray,
+    upper: np.ndarray,
 ) -> np.ndarray:
-    """What the best curve with each of the midpoints (n,) leaves: of slopes, closer and
-    closer about the best.
+    """With which of the midpoints (n,) some curve leaves no more squares than allowed.
+
+    Of slopes, closer and closer about the best, until all is decided.
     """
     least, most = math.log(lower[3]), math.log(upper[3])
     slopes = np.tile(np.linspace(least, most, 16), (len(middles), 1))
     step = (most - least) / 15
-    for _ in range(4):
-        squares = _plateaus(data, middles[:, None], np.exp(slopes), lower, upper)[2]
-        best = np.take_along_axis(slopes, squares.argmin(axis=1)[:, None], axis=1)
-        slopes = np.clip(best + step * np.linspace(-1, 1, 9), least, most)
+    squares = np.full(len(middles), math.inf)
+    for _ in range(14):
+        found = _plateaus(data, middles[:, None], np.exp(slopes), lower, upper)[2]
+        best = np.take_along_axis(slopes, found.argmin(axis=1)[:, None], axis=1)
+        # Between the best and its neighbours, a parabola falls by less than this.
+        lowest = np.partition(found, 2, axis=1)
+        squares = np.minimum(squares, lowest[:, 0])
+        doubt = lowest[:, 2] - lowest[:, 0]
+        if not ((squares > allowed) & (squares - doubt <= allowed)).any():
+            break
+        low, high = np.maximum(best - step, least), np.minimum(best + step, most)
+        slopes = low + (high - low) * np.linspace(0, 1, 9)
         step /= 4
-    return squares.min(axis=1)
+    return squares <= allowed
 
 
 def _covariance(

@@ -242,6 +242,21 @@ def test_half_a_curve_tells_one_end():
     assert -2 < high < -1
 
 
+@pytest.mark.parametrize("noise", [1e-3, 1e-6])
+def test_intervals_are_as_small_as_the_noise(noise):
+    rng = np.random.default_rng(0)
+    covered, widths = 0, []
+    for _ in range(40):
+        middle = rng.uniform(-1.8, 0.3)
+        truth = _curve(np.array([0.0, 1.0, middle, 1.2]), np.log10(DOSES))[0]
+        curve = fit(DOSES, truth + rng.normal(0, noise, 18))
+        low, high = curve.confidence_intervals_["log_ec50"]
+        covered += low < middle < high
+        widths.append(high - low)
+    assert binom.ppf(0.001, 40, 0.95) <= covered
+    assert 5 * noise < np.median(widths) < 15 * noise
+
+
 def test_no_noise_no_interval():
     y = _curve(np.array([1.0, 0.0, -0.8, 1.5]), np.log10(DOSES))[0]
     low, high = fit(DOSES, y).confidence_intervals_["log_ec50"]
