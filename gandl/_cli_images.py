@@ -218,7 +218,6 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse wells that cannot be scored, and tell which are left out."""
     from gandl.scoring._dose_response_scorer import equal_doses
 
-    _check_unit(options)
     known = known.reset_index(drop=True)  # a parquet file may have any
     kinds = well_kinds_of(known, options)
     check_sites(known)
@@ -238,7 +237,10 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     treated = treated.assign(
         concentration=equal_doses(treated["concentration"].to_numpy())
     )
-    if options.positive is not None:
+    if options.positive is None:
+        _check_treatments(known, treated, options)
+    else:
+        _check_unit(options)
         _check_curves(wells, treated, n_negative, options)
     for names in spelled_alike(wells["compound"]):
         tell(
@@ -284,6 +286,40 @@ def _check_curves(
         tell(
             f"Compounds of too few concentrations for a curve: {len(few)}, such as "
             f"{few[0]!r}. They are called by their means alone."
+        )
+
+
+def _check_treatments(
+    known: pd.DataFrame, treated: pd.DataFrame, options: argparse.Namespace
+) -> None:
+    """Refuse treatments of cells in several states, tell of those that may be one."""
+    treated = treated.assign(state=known.loc[treated.index, options.control])
+    of_each = treated.groupby(["compound", "concentration"])
+    states = of_each["state"].nunique(dropna=False)
+    if (states > 1).any():
+        compound, dose = states.index[np.flatnonzero(states > 1)[0]]
+        found = treated.loc[treated["compound"] == compound, "state"].unique().tolist()
+        raise ValueError(
+            f"{compound!r} at {dose:g} was given to wells that are {found} by the "
+            f"column {options.control!r}: take one kind by --select."
+        )
+    zero = treated[treated["concentration"] == 0]
+    if 0 < len(zero) < len(treated):
+        first = zero.iloc[0]
+        tell(
+            "Wells of a compound at concentration 0 are taken for treated: "
+            f"{len(zero)}, such as {first['well']} of plate {first['plate']}, "
+            f"{first['compound']!r}. If that is no treatment, name it by --vehicle."
+        )
+    doses = treated[["compound", "concentration"]].drop_duplicates()
+    doses = doses.sort_values(["compound", "concentration"])
+    before = doses.groupby("compound")["concentration"].shift()
+    near = doses[doses["concentration"] < 1.02 * before]
+    if len(near):
+        name, dose = near.iloc[0]
+        tell(
+            f"Doses within 2 % of another are taken for treatments of their own: "
+            f"{len(near)}, such as {name!r} at {dose:g}."
         )
 
 

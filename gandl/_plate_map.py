@@ -317,6 +317,15 @@ def well_kinds(
         if not (kind == value).any():
             found = sorted(set(state.dropna()))[:8]
             remedy = "name its values by --negative and --positive."
+            if positive is None:
+                remedy = "name its value by --negative."
+                if control == compound and given.isna().any():
+                    remedy += (
+                        " Empty fields are none: where those are untreated wells, take "
+                        "another column for --control."
+                    )
+            elif value == positive:
+                remedy += " Where there are no positive ones, leave out --positive."
             if (mine := state == value).any():
                 remedy = (
                     f"controls were given nothing, or one of {list(vehicle)}. Wells "

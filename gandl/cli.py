@@ -224,7 +224,7 @@ def _score_wells(
     known["batch"] = known["plate"]
     X = wells[names].to_numpy()
     if options.positive is None:
-        _write_effects(options, out, X, known)
+        record["draws"] = _write_effects(options, out, X, known)
     else:
         first = ~profiles.duplicated(["Metadata_Plate", "Metadata_Well"]).to_numpy()
         if images is not None:
@@ -237,8 +237,11 @@ def _score_wells(
 
 def _write_effects(
     options: argparse.Namespace, out: Path, X: np.ndarray, known: pd.DataFrame
-) -> None:
-    """Which treatments do anything, where there are negative controls alone."""
+) -> int:
+    """Which treatments do anything, where there are negative controls alone.
+
+    Returns how many draws each is compared with.
+    """
     from gandl.scoring._dose_response_scorer import equal_doses
 
     kept = (known["left_out"] == "").to_numpy()
@@ -253,24 +256,43 @@ def _write_effects(
     treatments = doses.groupby(by)
     treatment = treatments.ngroup().astype(object).reindex(known.index)
     treatment[~treated] = "control"
+    # Of m treatments, one alone has a q-value below 0.05 if its p-value is below that
+    # over m.
+    n_null = min(max(1000, 40 * len(treatments)), 20000)
     distance, cosine = (
         compare(
             scaled,
             treatment,
             control="control",
             batch=known["batch"],
+            n_null=n_null,
             random_state=0,
         )
         for compare in (energy_distance, replicate_consistency)
     )
-    table = treatments.size().reset_index()[by].join(distance)
-    table = table.join(cosine.drop(columns="n_replicates"), rsuffix="_of_cosine")
+    table = treatments.size().reset_index()[by].join(distance[["n_replicates"]])
+    for name, found in (("energy_distance", distance), ("cosine", cosine)):
+        table[[name, f"{name}_p_value", f"{name}_q_value"]] = found[
+            [name, "p_value", "q_value"]
+        ]
     table.to_csv(out / "effects.csv", index=False)
-    n = (distance["q_value"] < 0.05).sum()
+    n, m = int((distance["q_value"] < 0.05).sum()), len(table)
+    if n == 0 and m / distance["n_draws"].max() > 0.05:
+        tell(
+            f"A treatment of {m} that alone did something could not be told: its wells "
+            f"and the controls of their plates make {distance['n_draws'].max()} draws "
+            "at the most. More controls or replicates make more."
+        )
+    if n > m / 2:
+        tell(
+            "More than half of the treatments differ from the controls: so they would, "
+            "too, if the controls lay in places of their own, such as a plate's edge."
+        )
     print(
-        f"Of {len(table)} treatments, {n} differ from {options.negative} at a false "
-        "discovery rate of 5 %."
+        f"Of {m} treatments, {n} differ from {options.negative} by energy distance, at "
+        "a false discovery rate of 5 %."
     )
+    return n_null
 
 
 def _write_compounds(

@@ -762,7 +762,7 @@ def test_without_positive_controls_treatments_are_told_that_do_anything(
 ):
     assert run("score", untreated, *DMSO, "--out", tmp_path / "scores") == 0
     told = capsys.readouterr()
-    assert "Of 4 treatments, 1 differ from DMSO at a false" in told.out
+    assert "Of 4 treatments, 1 differ from DMSO by energy distance, at a" in told.out
     assert "neither a control nor given a compound): 1 of plate P1, 1 of" in told.err
     left = {p.name for p in (tmp_path / "scores").iterdir()}
     assert left == {"effects.csv", "run.json", "wells.parquet"}
@@ -771,8 +771,8 @@ def test_without_positive_controls_treatments_are_told_that_do_anything(
     assert table["concentration"].tolist() == [1, 10, 1, 10]
     assert table["n_replicates"].tolist() == [8] * 4
     expected = [False, True, False, False]
-    assert (table["q_value"] < 0.05).tolist() == expected
-    assert (table["q_value_of_cosine"] < 0.05).tolist() == expected
+    assert (table["energy_distance_q_value"] < 0.05).tolist() == expected
+    assert (table["cosine_q_value"] < 0.05).tolist() == expected
     assert table["energy_distance"].idxmax() == table["cosine"].idxmax() == 1
     wells = read_profiles(tmp_path / "scores/wells.parquet")
     assert len(wells) == 64
@@ -780,6 +780,7 @@ def test_without_positive_controls_treatments_are_told_that_do_anything(
     assert np.abs(means.filter(like="feature_")).to_numpy().max() < 1e-9
     record = json.loads((tmp_path / "scores/run.json").read_text())
     assert len(record["wells_left_out"]) == 2
+    assert record["draws"] == 1000
     again = ["score", untreated, *DMSO, "--out", tmp_path / "scores"]
     assert run(*again) == 1
     assert run(*again, "--overwrite") == 0
@@ -812,3 +813,47 @@ def test_screen_without_positive_controls(folder, model, tmp_path, capsys):
 def test_what_cannot_be_compared_is_told(given, message, untreated, tmp_path, capsys):
     assert run("score", untreated, *DMSO, *given, "--out", tmp_path / "scores") == 1
     assert message in capsys.readouterr().err
+
+
+def test_what_effects_may_be_of_is_told(untreated, tmp_path, capsys):
+    table = pd.read_csv(untreated)
+    active = table["Metadata_compound"] == "active"
+    score = ["score", untreated, *DMSO, "--overwrite", "--out", tmp_path / "scores"]
+
+    dose = table["Metadata_concentration"].astype(float)
+    again = active & (table["Metadata_Plate"] == "P2")
+    table["Metadata_concentration"] = dose.mask(again, 1.01 * dose)
+    table.loc[table["Metadata_compound"] == "inert", "Metadata_concentration"] = 0
+    table.to_csv(untreated, index=False)
+    assert run(*score) == 0
+    told = capsys.readouterr().err
+    assert "concentration 0 are taken for treated: 16, such as B06 of plate P1" in told
+    assert "Doses within 2 % of another" in told
+    assert "2, such as 'active' at 1.01" in told
+
+    few = ["--select", "well in ['A01', 'A02', 'A03', 'C03', 'C04', 'B06']"]
+    assert run(*score, *few) == 0
+    told = capsys.readouterr().err
+    assert "make 16 draws at the most" in told
+
+    compared = ["--control", "state", "--negative", "none"]
+    table["Metadata_state"] = np.where(active, table["Metadata_Well"].str[1:], "none")
+    table.to_csv(untreated, index=False)
+    assert run(*score[:2], *compared, *score[6:]) == 1
+    assert "'active' at 1 was given to wells that are [" in capsys.readouterr().err
+
+    table["Metadata_state"] = "none"
+    features = [name for name in table if name.startswith("feature")]
+    table.loc[table["Metadata_compound"] != "DMSO", features] += 3
+    table.to_csv(untreated, index=False)
+    assert run(*score) == 0
+    assert "More than half of the treatments differ" in capsys.readouterr().err
+
+
+def test_a_negative_control_that_is_none(untreated, tmp_path, capsys):
+    score = ["score", untreated, "--control", "compound", "--out", tmp_path / "scores"]
+    assert run(*score, "--negative", "dmso2") == 1
+    told = capsys.readouterr().err
+    assert "name its value by --negative. Empty fields are none" in told
+    assert run(*score, "--negative", "DMSO", "--positive", "virus") == 1
+    assert "leave out --positive" in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -47,8 +49,8 @@ def replicate_consistency(
         as the treatment. None: rows of all batches are drawn alike.
     n_null : int, default=1000
         Draws of as many rows, without replacement, from the controls and the treatment
-        together, that each treatment is compared with. Of controls alone, few of them
-        would make draws too much alike.
+        together, that each treatment is compared with; where there are no more, all of
+        them. Of controls alone, few of them would make draws too much alike.
     random_state : int, RandomState instance or None, default=None
         Seeds the draws.
 
@@ -56,9 +58,9 @@ def replicate_consistency(
     -------
     DataFrame
         One row a treatment, sorted by name, which is the index: "n_replicates",
+        "n_draws" (with the treatment itself; no p-value is below one over it),
         "cosine", "p_value" (of a permutation test: the share of draws that agree as
-        much or more, the treatment itself counted as one) and "q_value" (Benjamini and
-        Hochberg). NaN with one replicate.
+        much or more) and "q_value" (Benjamini and Hochberg). NaN with one replicate.
 
     Raises
     ------
@@ -91,40 +93,25 @@ def replicate_consistency(
     >>> y = np.array(["DMSO"] * 40 + ["taxol"] * 4 + ["inert"] * 4)
     >>> X = rng.normal(size=(48, 5)) + 2 * (y == "taxol")[:, None]
     >>> replicate_consistency(X, y, control="DMSO", random_state=0).round(2)
-           n_replicates  cosine  p_value  q_value
-    inert             4   -0.01     0.46     0.46
-    taxol             4    0.87     0.00     0.00
+           n_replicates  n_draws  cosine  p_value  q_value
+    inert             4     1001   -0.01     0.45     0.45
+    taxol             4     1001    0.87     0.00     0.00
     """
     X, treatments, chosen, position = _treatments(X, y, control, batch)
     empty = np.flatnonzero(~X.any(axis=1))
     if len(empty):
         raise ValueError(f"Row {empty[0]} is all zeros: it has no direction.")
     unit = normalize(X)
-    controls = unit[chosen]
 
-    def agreement(total: np.ndarray, n: int) -> np.ndarray:
-        """Mean cosine of pairs among n rows, by the squared length of their sum."""
-        return (total - n) / (n * (n - 1)) if n > 1 else np.full_like(total, np.nan)
-
-    def of_draws(draws: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Agreement of draws of controls and a treatment's rows."""
-        n, n_controls = draws.shape[1], len(controls)
-        # Sums over the controls that are drawn are the same for all treatments.
-        sums = np.stack([controls[d].sum(axis=0) for d in _parts(draws, n_controls)])
-        lengths = (sums**2).sum(axis=1)
-        with_own = np.flatnonzero((draws >= n_controls).any(axis=1))
-        drawn = (draws[with_own, :, None] - n_controls == np.arange(n)).any(axis=1)
-
-        def values(rows: np.ndarray) -> np.ndarray:
-            total = lengths.copy()
-            own = drawn @ unit[rows]
-            total[with_own] = ((sums[with_own] + own) ** 2).sum(axis=1)
-            return agreement(total, n)
-
-        return values
+    def agreement(draws: _Draws, cosines: _Sums) -> np.ndarray:
+        """Mean cosine of the pairs of each draw."""
+        n = draws.n
+        if n == 1:
+            return np.full(len(cosines.within), np.nan)
+        return (cosines.within - n) / (n * (n - 1))
 
     how = (treatments, position, chosen, n_null, random_state)
-    return _compared(of_draws, "cosine", *how)
+    return _compared(agreement, "cosine", unit, _cosines, *how)
 
 
 def energy_distance(
@@ -157,8 +144,9 @@ def energy_distance(
         as the treatment. None: rows of all batches are drawn alike.
     n_null : int, default=1000
         Draws of as many rows, without replacement, from the controls and the treatment
-        together, whose distance from the rest of them each treatment is compared with.
-        Of controls alone, few of them would make draws too much alike.
+        together, whose distance from the rest of them each treatment is compared with;
+        where there are no more, all of them. Of controls alone, few of them would make
+        draws too much alike.
     random_state : int, RandomState instance or None, default=None
         Seeds the draws.
 
@@ -166,8 +154,9 @@ def energy_distance(
     -------
     DataFrame
         One row a treatment, sorted by name, which is the index: "n_replicates",
-        "energy_distance", "p_value" (the share of draws as far or farther, the
-        treatment itself counted as one) and "q_value" (Benjamini and Hochberg).
+        "n_draws" (with the treatment itself; no p-value is below one over it),
+        "energy_distance", "p_value" (the share of draws as far or farther) and
+        "q_value" (Benjamini and Hochberg).
         Distances compare between treatments of as many replicates; with one, what
         pairs of its rows would take off is missing.
 
@@ -208,50 +197,28 @@ def energy_distance(
     {'inert': False, 'taxol': True}
     """
     X, treatments, chosen, position = _treatments(X, y, control, batch)
-    controls = X[chosen]
-    among = cdist(controls, controls)
-    n_controls = len(controls)
+    n_controls = int(chosen.sum())
     if n_controls < 2:
         raise ValueError("There is one control: two are needed to lie apart.")
-    row_sums, total = among.sum(axis=1), among.sum()
 
-    def of_draws(draws: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Distance of draws of controls and a treatment's rows from all others."""
-        n = draws.shape[1]
-        is_control = draws < n_controls
-        drawn = np.where(is_control, draws, 0)
-        has = (draws[:, :, None] - n_controls == np.arange(n)).any(axis=1).astype(float)
-        pairs = np.array([among[np.ix_(d, d)].sum() for d in _parts(draws, n_controls)])
-        sums = (row_sums[drawn] * is_control).sum(axis=1)
-
-        def values(rows: np.ndarray) -> np.ndarray:
-            across, own = cdist(X[rows], controls), cdist(X[rows], X[rows])
-            # Sums over pairs: of a draw, of it and all, of all.
-            within = pairs + ((has @ own) * has).sum(axis=1)
-            for k in range(n):
-                mine = np.flatnonzero(has[:, k])
-                to_drawn = across[k][drawn[mine]] * is_control[mine]
-                within[mine] += 2 * to_drawn.sum(axis=1)
-            reach = sums + has @ (across.sum(axis=1) + own.sum(axis=1))
-            reach += (across.sum(axis=0)[drawn] * is_control).sum(axis=1)
-            every = total + 2 * across.sum() + own.sum()
-            between = reach - within
-            others = every - 2 * between - within
-            return (
-                2 * between / (n * n_controls)
-                - within / max(1, n * (n - 1))
-                - others / (n_controls * (n_controls - 1))
-            )
-
-        return values
+    def distance(draws: _Draws, distances: _Sums) -> np.ndarray:
+        """Energy distance of each draw from all other rows, as many as controls."""
+        n, within = draws.n, distances.within
+        between = distances.reach - within
+        others = distances.every - 2 * between - within
+        return (
+            2 * between / (n * n_controls)
+            - within / max(1, n * (n - 1))
+            - others / (n_controls * (n_controls - 1))
+        )
 
     how = (treatments, position, chosen, n_null, random_state)
-    return _compared(of_draws, "energy_distance", *how)
+    return _compared(distance, "energy_distance", X, cdist, *how)
 
 
-def _parts(draws: np.ndarray, n_controls: int) -> list[np.ndarray]:
-    """The controls of each draw."""
-    return [draw[draw < n_controls] for draw in draws]
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of rows of length 1."""
+    return a @ b.T
 
 
 def _treatments(
@@ -286,9 +253,68 @@ def _treatments(
     return X, in_order, chosen, position
 
 
+class _Sums(NamedTuple):
+    """Of what is between two rows, over pairs (i, j), both orders and i = j."""
+
+    within: np.ndarray  # of a draw (m,)
+    reach: np.ndarray  # of a draw and all rows (m,)
+    every: float  # of all rows
+
+
+class _Draws:
+    """Draws (m, n) out of the controls and, numbered after them, a treatment's rows."""
+
+    def __init__(self, drawn: np.ndarray, among: np.ndarray) -> None:
+        self.n = drawn.shape[1]
+        self.among = among
+        self.is_control = drawn < len(among)
+        self.control = np.where(self.is_control, drawn, 0)
+        self.own = np.zeros(drawn.shape)  # which rows of the treatment are drawn
+        row, column = np.nonzero(~self.is_control)
+        self.own[row, drawn[row, column] - len(among)] = 1
+        self.of_controls = np.zeros(len(drawn))
+        for k in range(self.n):  # the controls of each draw and its k-th row
+            pairs = among[self.control[:, k, None], self.control] * self.is_control
+            self.of_controls += pairs.sum(axis=1) * self.is_control[:, k]
+        self.all_of_controls = self._of_drawn(among.sum(axis=1))
+
+    def _of_drawn(self, values: np.ndarray) -> np.ndarray:
+        return (values[self.control] * self.is_control).sum(axis=1)
+
+    def sums(self, across: np.ndarray, own: np.ndarray) -> _Sums:
+        """Given what is between a treatment's rows and controls (n, N), and (n, n)."""
+        within = self.of_controls + ((self.own @ own) * self.own).sum(axis=1)
+        for k in range(self.n):
+            mine = np.flatnonzero(self.own[:, k])
+            pairs = across[k][self.control[mine]] * self.is_control[mine]
+            within[mine] += 2 * pairs.sum(axis=1)
+        reach = self.all_of_controls + self._of_drawn(across.sum(axis=0))
+        reach += self.own @ (across.sum(axis=1) + own.sum(axis=1))
+        return _Sums(within, reach, self.among.sum() + 2 * across.sum() + own.sum())
+
+
+def _drawn(
+    pools: list[tuple[np.ndarray, int]], n_null: int, rng: Any
+) -> tuple[np.ndarray, bool]:
+    """Draws of n out of each pool, n_null of them; or all, if those are no more."""
+    if math.prod(math.comb(len(pool), n) for pool, n in pools) <= n_null:
+        each = (itertools.combinations(pool, n) for pool, n in pools)
+        all_of_them = itertools.product(*each)
+        return np.array([np.concatenate(draw) for draw in all_of_them]), True
+    chosen = []
+    for pool, n in pools:
+        at_once = max(1, 2**22 // len(pool))
+        rows = [min(at_once, n_null - k) for k in range(0, n_null, at_once)]
+        order = [rng.random_sample((m, len(pool))).argsort(axis=1)[:, :n] for m in rows]
+        chosen.append(pool[np.concatenate(order)])
+    return np.concatenate(chosen, axis=1), False
+
+
 def _compared(
-    of_draws: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
+    statistic: Callable[[_Draws, _Sums], np.ndarray],
     name: str,
+    X: np.ndarray,
+    kernel: Callable[[np.ndarray, np.ndarray], np.ndarray],
     treatments: dict[Any, np.ndarray],
     position: np.ndarray,
     chosen: np.ndarray,
@@ -297,44 +323,39 @@ def _compared(
 ) -> pd.DataFrame:
     """Compare each treatment with draws of as many rows out of it and the controls.
 
-    A treatment's rows are numbered after the controls; what ``of_draws`` gives for
-    draws (m, n) takes the rows of a treatment and has the value of each draw. The first
-    draw is the treatment. All have as many rows of each batch as it: where it does
-    nothing, each is as likely as it to have the largest value.
+    All draws have as many rows of each batch as it: where it does nothing, each is as
+    likely as it to have the largest value.
     """
     if n_null < 1:
         raise ValueError(f"n_null is at least 1, got {n_null}.")
     rng = check_random_state(random_state)
-    in_batch = position[chosen]
-
-    def draws(batches: tuple[int, ...]) -> np.ndarray:
-        own = len(in_batch) + np.arange(len(batches))
-        pools = [
-            (np.append(np.flatnonzero(in_batch == k), own[np.equal(batches, k)]), n)
-            for k, n in zip(*np.unique(batches, return_counts=True), strict=True)
-        ]
-        others = [
-            np.concatenate([rng.permutation(pool)[:n] for pool, n in pools])
-            for _ in range(n_null)
-        ]
-        return np.stack([own, *others])
-
+    controls, in_batch = X[chosen], position[chosen]
+    among = kernel(controls, controls)
     alike: dict[tuple[int, ...], list[Any]] = {}
     for treatment, rows in treatments.items():
         alike.setdefault(tuple(position[rows]), []).append(treatment)
     found = {}
     for batches in sorted(alike):
-        values_of = of_draws(draws(batches))
+        itself = len(controls) + np.arange(len(batches))
+        pools = [
+            (np.append(np.flatnonzero(in_batch == k), itself[np.equal(batches, k)]), n)
+            for k, n in zip(*np.unique(batches, return_counts=True), strict=True)
+        ]
+        others, complete = _drawn(pools, n_null, rng)
+        draws = _Draws(np.vstack([itself, others]), among)
+        n_draws = len(others) + (not complete)  # of all draws, it is one
         for treatment in alike[batches]:
-            value, *null = values_of(treatments[treatment])
+            mine = X[treatments[treatment]]
+            sums = draws.sums(kernel(mine, controls), kernel(mine, mine))
+            value, *null = statistic(draws, sums)
             # A tie to the last bits is a tie.
             tie = 1e-9 * np.abs([value, *null]).max()
-            p_value = (1 + np.sum(null >= value - tie)) / (1 + n_null)
-            p_value = np.nan if np.isnan(value) else p_value
-            found[treatment] = (len(batches), float(value), p_value)
+            as_large = np.sum(null >= value - tie) + (not complete)
+            p_value = np.nan if np.isnan(value) else as_large / n_draws
+            found[treatment] = (len(batches), n_draws, float(value), p_value)
     table = pd.DataFrame(
         [found[treatment] for treatment in treatments],
-        columns=["n_replicates", name, "p_value"],
+        columns=["n_replicates", "n_draws", name, "p_value"],
         index=pd.Index(list(treatments), dtype=object),
     )
     judged = table["p_value"].notna()

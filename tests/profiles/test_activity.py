@@ -90,7 +90,7 @@ def test_null_of_energy_distance_by_a_naive_loop():
     X, y = screen(2, n_replicates=3, n_controls=6, seed=1)
     table = energy_distance(X, y, control="DMSO", n_null=50, random_state=3)
     rng = np.random.RandomState(3)
-    draws = [rng.permutation(9)[:3] for _ in range(50)]
+    draws = rng.random_sample((50, 9)).argsort(axis=1)[:, :3]
     for name, row in table.iterrows():
         pool = np.vstack([X[y == "DMSO"], X[y == name]])
         null = []
@@ -119,8 +119,8 @@ def test_a_single_replicate():
     agreement = replicate_consistency(X, y, control="DMSO", random_state=0)
     assert agreement[["cosine", "p_value", "q_value"]].isna().all(axis=None)
     distance = energy_distance(X, y, control="DMSO", random_state=0)
-    # Of 41 rows, it is drawn as often as each of the others.
-    assert 0.005 < distance.loc["drug000", "p_value"] < 0.05
+    assert distance["n_draws"].tolist() == [41, 41]
+    assert distance.loc["drug000", "p_value"] == pytest.approx(1 / 41)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -162,7 +162,7 @@ def test_null_of_cosines_by_a_naive_loop():
     X, y = screen(2, n_replicates=4, n_controls=6, seed=1)
     table = replicate_consistency(X, y, control="DMSO", n_null=50, random_state=3)
     rng = np.random.RandomState(3)
-    draws = [rng.permutation(10)[:4] for _ in range(50)]
+    draws = rng.random_sample((50, 10)).argsort(axis=1)[:, :4]
     for name, row in table.iterrows():
         pool = np.concatenate([X[y == "DMSO"], X[y == name]])
         null = [
@@ -248,7 +248,9 @@ def test_few_controls_of_a_plate_are_no_effect(function, n_controls):
         p_values += table["p_value"].tolist()
     share = np.mean(np.array(p_values) < 0.05)
     assert share <= binom.ppf(0.999, 180, 0.05) / 180
-    assert min(p_values) > 0.5 / comb(n_controls + 3, 3)
+    n_draws = min(comb(n_controls + 3, 3), 201)
+    assert set(table["n_draws"]) == {n_draws}
+    assert min(p_values) >= 1 / n_draws - 1e-12
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -264,3 +266,20 @@ def test_a_batch_without_controls(function):
 def test_one_control_lies_apart_from_none():
     with pytest.raises(ValueError, match="There is one control"):
         energy_distance(np.eye(3), ["DMSO", "a", "a"], control="DMSO")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_all_draws_where_there_are_few(function):
+    """Of two plates, in which treatments have two wells and one: 6 x 3 draws."""
+    y = np.array(["DMSO", "DMSO", "a", "a", "DMSO", "DMSO", "a"])
+    plate = np.array(["P1"] * 4 + ["P2"] * 3)
+    X = np.random.default_rng(0).normal(size=(7, 4)) + 9 * (y == "a")[:, None]
+    tables = [
+        function(X, y, control="DMSO", batch=plate, n_null=n, random_state=n)
+        for n in (18, 500)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["n_draws"].item() == 18
+    assert tables[0]["p_value"].item() == pytest.approx(1 / 18)
+    few = function(X, y, control="DMSO", batch=plate, n_null=17, random_state=0)
+    assert few["n_draws"].item() == 18
