@@ -277,11 +277,12 @@ def _write_effects(
         ]
     table.to_csv(out / "effects.csv", index=False)
     n, m = int((distance["q_value"] < 0.05).sum()), len(table)
-    if n == 0 and m / distance["n_draws"].max() > 0.05:
+    most = distance["n_draws"].max()
+    if n == 0 and most < min(n_null, m / 0.05):
         tell(
             f"A treatment of {m} that alone did something could not be told: its wells "
-            f"and the controls of their plates make {distance['n_draws'].max()} draws "
-            "at the most. More controls or replicates make more."
+            f"and the controls of their plates make {most} draws at the most. More "
+            "controls or replicates make more."
         )
     if n > m / 2:
         tell(
