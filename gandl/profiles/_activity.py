@@ -266,7 +266,7 @@ class _Draws:
 
     def __init__(self, drawn: np.ndarray, among: np.ndarray) -> None:
         self.n = drawn.shape[1]
-        self.among = among
+        self.every_control = among.sum()
         self.is_control = drawn < len(among)
         self.control = np.where(self.is_control, drawn, 0)
         self.own = np.zeros(drawn.shape)  # which rows of the treatment are drawn
@@ -290,7 +290,8 @@ class _Draws:
             within[mine] += 2 * pairs.sum(axis=1)
         reach = self.all_of_controls + self._of_drawn(across.sum(axis=0))
         reach += self.own @ (across.sum(axis=1) + own.sum(axis=1))
-        return _Sums(within, reach, self.among.sum() + 2 * across.sum() + own.sum())
+        every = self.every_control + 2 * across.sum() + own.sum()
+        return _Sums(within, reach, every)
 
 
 def _drawn(
@@ -347,12 +348,12 @@ def _compared(
         for treatment in alike[batches]:
             mine = X[treatments[treatment]]
             sums = draws.sums(kernel(mine, controls), kernel(mine, mine))
-            value, *null = statistic(draws, sums)
+            values = statistic(draws, sums)
             # A tie to the last bits is a tie.
-            tie = 1e-9 * np.abs([value, *null]).max()
-            as_large = np.sum(null >= value - tie) + (not complete)
-            p_value = np.nan if np.isnan(value) else as_large / n_draws
-            found[treatment] = (len(batches), n_draws, float(value), p_value)
+            tie = 1e-9 * np.abs(values).max()
+            as_large = (values[1:] >= values[0] - tie).sum() + (not complete)
+            p_value = np.nan if np.isnan(values[0]) else as_large / n_draws
+            found[treatment] = (len(batches), n_draws, values[0], p_value)
     table = pd.DataFrame(
         [found[treatment] for treatment in treatments],
         columns=["n_replicates", "n_draws", name, "p_value"],
