@@ -12,10 +12,10 @@ comes to them. Learning methods have the same minutes each, of processor time.
 
 All of it takes many hours. Runs that were made before, in one file or several, join the
 table by ``--join``, and are not made again, not even where they were interrupted;
-``--methods ""`` then only prints. A longer
-training begins as a shorter one: ``--minutes 120 --checkpoints 40``, joined later with
-``--until 40``, has the row of forty minutes. ``--over gandl`` gives each score's
-difference from that method's too, fold by fold, since folds differ in difficulty.
+``--methods ""`` then only prints. A longer training begins as a shorter one:
+``--minutes 120 --checkpoints 40``, joined later with ``--until 40``, has the row of
+forty minutes. ``--over gandl`` gives each score's difference from that method's too,
+fold by fold, since folds differ in difficulty.
 
 What it measures: a linear SVM whose C is chosen inside the training folds, 20 nearest
 neighbours by cosine, the SVM on 1, 5 and 20 labels a class, with groups held out;

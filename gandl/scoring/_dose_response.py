@@ -240,7 +240,7 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         self.confidence_intervals_["log_ec50"] = _midpoints(
             data, float(middle), allowed, lower, upper
         )
-        self.non_monotonic_ = _turns_back(x, y, right > left, self.alpha)
+        self.non_monotonic_ = _turns_back(data, right > left, self.alpha)
 
     def _intervals(
         self, parameters: np.ndarray, known: np.ndarray, degrees: int
@@ -465,19 +465,18 @@ def _covariance(
     return covariance, known
 
 
-def _turns_back(x: np.ndarray, y: np.ndarray, rising: bool, alpha: float) -> bool:
+def _turns_back(data: _ByDose, rising: bool, alpha: float) -> bool:
     """Whether a later dose's mean lies against the trend by more than chance.
 
     t tests of every pair of doses, with the variance within doses, Bonferroni's
     correction; needs replicates.
     """
-    doses, group, counts = np.unique(x, return_inverse=True, return_counts=True)
-    means = np.bincount(group, y) / counts
-    degrees = len(y) - len(doses)
+    means, counts = data.means, data.counts
+    degrees = counts.sum() - len(means)
     if degrees < 2:
         return False
-    variance = ((y - means[group]) ** 2).sum() / degrees
-    earlier, later = np.triu_indices(len(doses), 1)
+    variance = data.within / degrees
+    earlier, later = np.triu_indices(len(means), 1)
     back = (means[earlier] - means[later]) * (1 if rising else -1)
     error = np.sqrt(variance * (1 / counts[earlier] + 1 / counts[later]))
     limit = t_distribution.isf(alpha / len(back), degrees)
