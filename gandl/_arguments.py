@@ -11,14 +11,17 @@ from typing import Any
 
 # What training takes where nothing else is said; a model that is there takes none.
 _TRAINING = {"minutes": 20.0, "preset": "default", "intensity": "dataset", "seed": 0}
+# What the report takes; without --positive there is none.
+_REPORT = {"hits": 50, "unit": "µM", "title": "Screen"}
 
 
 def complete(options: argparse.Namespace) -> None:
     """Fill in what training takes, and refuse what has no effect beside the rest."""
     if getattr(options, "sheet", None) and not options.plate_map:
         raise ValueError("--sheet is of the --plate-map: name that too.")
-    if getattr(options, "hits", 1) < 1:
-        raise ValueError(f"--hits is at least 1, got {options.hits}.")
+    hits = getattr(options, "hits", None)
+    if hits is not None and hits < 1:
+        raise ValueError(f"--hits is at least 1, got {hits}.")
     for name in ("control", "negative", "positive", "compound", "concentration"):
         if isinstance(text := getattr(options, name, None), str):
             setattr(options, name, unicodedata.normalize("NFC", text))  # as tables are
@@ -26,12 +29,15 @@ def complete(options: argparse.Namespace) -> None:
     if kind is not None and kind == options.positive:
         raise ValueError(f"--negative and --positive are both {kind!r}.")
     if kind is not None and options.positive is None:
-        for name in ("doses_alone", "jobs", "pixel_size"):
-            if getattr(options, name):
+        for name in ("doses_alone", "jobs", "pixel_size", *_REPORT):
+            if getattr(options, name) not in (None, False):
                 raise ValueError(
                     f"--{name.replace('_', '-')} has no effect without --positive, "
                     "where there are no curves and no report: leave it out."
                 )
+    elif kind is not None:
+        values = vars(options)
+        values.update({n: v for n, v in _REPORT.items() if values[n] is None})
     size = getattr(options, "pixel_size", None)
     if size is not None and not size > 0:
         raise ValueError(f"--pixel-size is above 0, in micrometres, got {size:g}.")
@@ -285,12 +291,11 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hits",
         type=int,
-        default=50,
         help="hits shown with curve and images, compounds by dose (50)",
     )
-    group.add_argument("--unit", default="µM", help="of concentrations (µM)")
+    group.add_argument("--unit", help="of concentrations (µM)")
     group.add_argument("--pixel-size", type=float, help="micrometres a pixel")
-    group.add_argument("--title", default="Screen", help="of the report (Screen)")
+    group.add_argument("--title", help="of the report (Screen)")
     group.add_argument("--jobs", type=int, help="processes that fit curves (1)")
 
 

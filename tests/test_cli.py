@@ -804,6 +804,9 @@ def test_screen_without_positive_controls(folder, model, tmp_path, capsys):
         (["--doses-alone"], "--doses-alone has no effect without --positive"),
         (["--jobs", 2], "--jobs has no effect without --positive"),
         (["--pixel-size", 0.5], "--pixel-size has no effect without --positive"),
+        (["--hits", 9], "--hits has no effect without --positive"),
+        (["--title", "Mine"], "--title has no effect without --positive"),
+        (["--unit", "nM"], "--unit has no effect without --positive"),
         (
             ["--select", "well in ['A01', 'A02', 'C03']"],
             "Plate P1 has too few wells that are contr",

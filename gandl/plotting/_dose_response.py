@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as t_distribution
 from sklearn.utils.validation import check_is_fitted
 
 from gandl.plotting._style import (
@@ -130,12 +129,10 @@ class DoseResponseDisplay:
         grid = np.geomspace(tested.min() / 1.5, tested.max() * 1.5, 200)
         rows = np.zeros((len(grid), X.shape[1]))
         rows[:, estimator.column] = grid
-        curve, band, ec50 = estimator.predict(rows), None, None
+        curve, interval = estimator.predict(rows, return_interval=True)
+        band, ec50 = None, None
         if not estimator.inactive_:
-            _, error = estimator.predict(rows, return_std=True)
-            degrees = estimator.n_responses_ - 4
-            half = t_distribution.ppf(1 - estimator.alpha / 2, degrees) * error
-            band = np.stack([curve - half, curve + half])
+            band = interval.T
             ends = (
                 estimator.log_ec50_,
                 *estimator.confidence_intervals_["log_ec50"],

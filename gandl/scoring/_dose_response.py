@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.special import expit
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
@@ -16,9 +14,9 @@ from sklearn.utils import assert_all_finite, check_consistent_length, column_or_
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-_LN10 = math.log(10)
-_SLOPES = np.geomspace(0.1, 20, 12)  # to start from; the first and last are the bounds
-_BEYOND = 1.0  # decades by which a midpoint may lie outside the tested concentrations
+from gandl.scoring._logistic import ByDose, bounds, by_dose, curve_at, fit_curve_to
+from gandl.scoring._profile_likelihood import curves_that_fit
+
 MIN_DOSES = 4  # to fit a curve to
 _NAMES = ("bottom", "top", "log_ec50", "slope")
 
@@ -48,10 +46,9 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         Steepness (Hill slope), negative for a curve that falls with concentration; NaN
         if inactive.
     confidence_intervals_ : dict of str to tuple of 2 float
-        Of "bottom", "top", "log_ec50" and "slope"; NaN if inactive. That of "log_ec50"
-        is infinite on the side where midpoints fit up to a decade outside the
-        concentrations tested, that of another parameter on both if it ended at a bound
-        or the responses do not tell it.
+        Of "bottom", "top", "log_ec50" and "slope"; NaN if inactive. Infinite on a side
+        where all up to the bound fit the responses (a slope's lower end is then 0), for
+        "log_ec50" up to a decade outside the concentrations tested.
     p_value_ : float
         Of an F test of the curve against a constant; 1 if there is no curve to fit.
     inactive_ : bool
@@ -75,14 +72,15 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
     a decade outside the concentrations tested, slopes from 0.1 to 20, plateaus up to
     twice the range of the responses beyond it.
 
-    The interval of ``log_ec50_`` is by profile likelihood ([1]_, chapter 6): the
-    midpoints with which the best curve leaves squares that an F test does not tell from
-    those of the fit. Of a response that changes between two concentrations it is about
-    what lies between them. The other intervals are the estimate plus and minus
-    Student's t times the standard error from the Jacobian, as R's ``nls`` and drc [2]_
-    give them; of the midpoint of a steep curve, which few concentrations lie on, those
-    would cover the truth too seldom, and some span decades. The F test takes the curve
-    for linear in its three parameters beyond the constant.
+    All intervals are by profile likelihood ([1]_, chapter 6), as ``confint`` of R's
+    ``nls`` has them: the values with which the best curve leaves squares that an F test
+    does not tell from those of the fit. Of a response that changes between two
+    concentrations, the midpoint's is about what lies between them, and the slope's has
+    one end. Estimates plus and minus Student's t times their standard errors, as
+    ``summary`` and drc [2]_ have them, are alike where many concentrations lie on the
+    slope; of steep curves those would cover the truth too seldom, and some would span
+    decades. The F test of the curve takes it for linear in its three parameters beyond
+    the constant.
 
     References
     ----------
@@ -154,37 +152,41 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
             self._fit_curve(_log10(dose), y)
         return self
 
-    def predict(self, X: Any, *, return_std: bool = False) -> Any:
+    def predict(self, X: Any, *, return_interval: bool = False) -> Any:
         """Read the curve.
 
         Parameters
         ----------
         X : array-like of shape (n, n_columns)
             Concentrations, in the column as in `fit`.
-        return_std : bool, default=False
-            Whether to return standard errors too.
+        return_interval : bool, default=False
+            Whether to return confidence intervals too, each of one concentration's
+            response.
 
         Returns
         -------
         ndarray of shape (n,) or tuple of two
-            The curve's responses; with ``return_std`` also their standard errors, NaN
-            if inactive. A parameter at a bound is taken as given: beyond the
-            concentrations tested, errors are then too small.
+            The curve's responses; with ``return_interval`` also their intervals, of
+            shape (n, 2), as those of the parameters; NaN if inactive.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         x = _log10(self._concentrations(X))
         if self.inactive_:
-            response, gradient = (
-                np.full(len(x), self.bottom_),
-                np.full((len(x), 4), np.nan),
-            )
+            response = np.full(len(x), self.bottom_)
         else:
-            response, gradient = _curve(self._parameters, x)
-        if not return_std:
+            response = curve_at(self._parameters, x)[0]
+        if not return_interval:
             return response
-        variance = np.einsum("ij,jk,ik->i", gradient, self._covariance, gradient)
-        return response, np.sqrt(variance)
+        return response, self._interval_at(x)
+
+    def _interval_at(self, x: np.ndarray) -> np.ndarray:
+        """Of the responses (n, 2) at logarithms of concentrations."""
+        if self.inactive_:
+            return np.full((len(x), 2), math.nan)
+        x, place = np.unique(x, return_inverse=True)
+        base, unit = self._origin
+        return base + unit * self._region.responses(x)[place]
 
     def _concentrations(self, X: np.ndarray) -> np.ndarray:
         n_columns = X.shape[1]
@@ -205,14 +207,13 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         self.p_value_ = 1.0
         self.inactive_, self.extrapolated_, self.non_monotonic_ = True, False, False
         self.confidence_intervals_ = dict.fromkeys(_NAMES, (math.nan, math.nan))
-        self._covariance = np.full((4, 4), math.nan)
 
     def _fit_curve(self, x: np.ndarray, y: np.ndarray) -> None:
         # In units of the responses' range: tolerances of the solver are absolute.
         base, unit = y.mean(), np.ptp(y)
         y = (y - base) / unit
-        data, (lower, upper) = _by_dose(x, y), _bounds(x, y)
-        fit = _least_squares(data, lower, upper)
+        data, (lower, upper) = by_dose(x, y), bounds(x, y)
+        fit = fit_curve_to(data, lower, upper)
         degrees = len(y) - 4
         unexplained, total = 2 * fit.cost + data.within, (y**2).sum()
         if unexplained > 1e-20 * total:
@@ -222,8 +223,8 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
             self.p_value_ = 0.0
         if self.p_value_ >= self.alpha:
             return
-        scale = np.array([unit, unit, 1, 1])
-        self._parameters = fit.x * scale + [base, base, 0, 0]
+        self._origin = base, unit
+        self._parameters = fit.x * [unit, unit, 1, 1] + [base, base, 0, 0]
         left, right, middle, slope = self._parameters
         self.inactive_ = False
         self.bottom_, self.top_ = float(min(left, right)), float(max(left, right))
@@ -231,29 +232,17 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         self.slope_ = float(math.copysign(slope, right - left))
         tested = x[np.isfinite(x)]
         self.extrapolated_ = not tested.min() <= middle <= tested.max()
-        free = (fit.x > lower) & (fit.x < upper) & (fit.active_mask == 0)
-        covariance, known = _covariance(fit.jac, free, unexplained / degrees)
-        self._covariance = covariance * np.outer(scale, scale)
-        self.confidence_intervals_ = self._intervals(self._parameters, known, degrees)
         t = t_distribution.ppf(1 - self.alpha / 2, degrees)
         allowed = unexplained * (1 + t**2 / degrees) - data.within
-        self.confidence_intervals_["log_ec50"] = _midpoints(
-            data, float(middle), allowed, lower, upper
+        self._region, middles, slopes = curves_that_fit(
+            data, fit.x, allowed, lower, upper
         )
+        ends = self._interval_at(np.array([-math.inf, math.inf])).tolist()
+        if right < left:
+            ends, slopes = ends[::-1], (-slopes[1], -slopes[0])
+        intervals = (*map(tuple, ends), middles, slopes)
+        self.confidence_intervals_ = dict(zip(_NAMES, intervals, strict=True))
         self.non_monotonic_ = _turns_back(data, right > left, self.alpha)
-
-    def _intervals(
-        self, parameters: np.ndarray, known: np.ndarray, degrees: int
-    ) -> dict[str, tuple[float, float]]:
-        half = t_distribution.ppf(1 - self.alpha / 2, degrees) * np.sqrt(
-            np.diag(self._covariance)
-        )
-        half[~known] = math.inf
-        low, high = parameters - half, parameters + half
-        left, right, middle, slope = zip(low.tolist(), high.tolist(), strict=True)
-        if parameters[1] < parameters[0]:
-            left, right, slope = right, left, (-slope[1], -slope[0])
-        return dict(zip(_NAMES, (left, right, middle, slope), strict=True))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -267,205 +256,7 @@ def _log10(dose: np.ndarray) -> np.ndarray:
         return np.log10(dose)  # of zero: minus infinity, the left plateau
 
 
-def _curve(parameters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Responses (n,) at x, and their gradient (n, 4) by the parameters.
-
-    The parameters are the plateaus at the left and at the right, the midpoint and the
-    steepness, positive.
-    """
-    left, right, middle, slope = parameters
-    risen = expit(_LN10 * slope * (x - middle))
-    change = (right - left) * risen * (1 - risen) * _LN10
-    away = np.where(np.isfinite(x), x - middle, 0.0)
-    gradient = np.stack([1 - risen, risen, -slope * change, away * change], axis=1)
-    return left + (right - left) * risen, gradient
-
-
-class _ByDose(NamedTuple):
-    """Responses by dose: the curve that fits their means, weighted, fits them all.
-
-    Squares within doses depend on no curve, and thousands of controls cost nothing.
-    """
-
-    x: np.ndarray  # decadic logarithms, ascending
-    means: np.ndarray
-    counts: np.ndarray
-    within: float  # sum of squares about the means
-
-
-def _by_dose(x: np.ndarray, y: np.ndarray) -> _ByDose:
-    doses, group, counts = np.unique(x, return_inverse=True, return_counts=True)
-    means = np.bincount(group, y) / counts
-    return _ByDose(doses, means, counts, float(((y - means[group]) ** 2).sum()))
-
-
-def _bounds(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest parameters."""
-    tested, spread = x[np.isfinite(x)], 2 * np.ptp(y)
-    lower = [y.min() - spread] * 2 + [tested.min() - _BEYOND, _SLOPES[0]]
-    upper = [y.max() + spread] * 2 + [tested.max() + _BEYOND, _SLOPES[-1]]
-    return np.array(lower), np.array(upper)
-
-
-def _least_squares(data: _ByDose, lower: np.ndarray, upper: np.ndarray) -> Any:
-    """The best fit; its cost is of the means alone."""
-    weights = np.sqrt(data.counts)
-
-    def solve(start: np.ndarray, tolerance: float, most: int) -> Any:
-        return least_squares(
-            lambda p: weights * (_curve(p, data.x)[0] - data.means),
-            start,
-            jac=lambda p: weights[:, None] * _curve(p, data.x)[1],
-            bounds=(lower, upper),
-            method="dogbox",
-            max_nfev=most,
-            x_scale="jac",
-            ftol=tolerance,
-            xtol=tolerance,
-            gtol=tolerance,
-        )
-
-    # Nearly there, it is seen which is the best; it alone goes all the way.
-    starts = _starts(data, lower, upper)
-    near = min((solve(p, 1e-4, 12) for p in starts), key=lambda fit: fit.cost)
-    return solve(near.x, 1e-12, 60)
-
-
-def _starts(
-    data: _ByDose, lower: np.ndarray, upper: np.ndarray, n: int = 4
-) -> np.ndarray:
-    """Parameters (n, 4) from a grid of midpoints and slopes."""
-    inside = (upper - lower) * 1e-6
-    lower, upper = lower + inside, upper - inside
-    middle, slope = np.meshgrid(
-        np.linspace(lower[2], upper[2], 40),
-        np.clip(_SLOPES, lower[3], upper[3]),
-        indexing="ij",
-    )
-    left, right, squares = _plateaus(data, middle, slope, lower, upper)
-    order = np.argsort(squares.min(axis=0))[:n]  # the best midpoint of the best slopes
-    chosen = squares.argmin(axis=0)[order], order
-    return np.stack([p[chosen] for p in (left, right, middle, slope)], axis=1)
-
-
-def _plateaus(
-    data: _ByDose,
-    middle: np.ndarray,
-    slope: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best plateaus of each midpoint and slope, and the squares that they leave.
-
-    A linear regression of two coefficients between bounds: where one lies beyond its
-    own, the best has that one at it, or else the other at its.
-    """
-    risen = expit(_LN10 * slope[..., None] * (data.x - middle[..., None]))
-    shares = [1 - risen, risen]  # of the left and of the right plateau
-    (aa, ab), (_, bb) = [[(s * t) @ data.counts for t in shares] for s in shares]
-    ay, by = (s @ (data.counts * data.means) for s in shares)
-    tiny = 1e-12 * data.counts.sum()
-
-    def of_left(right: np.ndarray) -> np.ndarray:
-        return np.clip((ay - ab * right) / np.maximum(aa, tiny), lower[0], upper[0])
-
-    def of_right(left: np.ndarray) -> np.ndarray:
-        return np.clip((by - ab * left) / np.maximum(bb, tiny), lower[1], upper[1])
-
-    determinant = np.maximum(aa * bb - ab**2, tiny**2)
-    left = np.clip((ay * bb - by * ab) / determinant, lower[0], upper[0])
-    right = np.clip((by * aa - ay * ab) / determinant, lower[1], upper[1])
-    both = np.stack([[left, of_right(left)], [of_left(right), right]])
-    fitted = both[:, 0, ..., None] * shares[0] + both[:, 1, ..., None] * shares[1]
-    squares = (fitted - data.means) ** 2 @ data.counts
-    second = squares[1] < squares[0]
-    left, right = np.where(second, both[1], both[0])
-    return left, right, np.where(second, squares[1], squares[0])
-
-
-def _midpoints(
-    data: _ByDose,
-    middle: float,
-    allowed: float,
-    lower: np.ndarray,
-    upper: np.ndarray,
-) -> tuple[float, float]:
-    """The first and the last midpoint whose best curve leaves no more than allowed."""
-
-    def fits(middles: np.ndarray) -> np.ndarray:
-        return _fits(data, middles, allowed, lower, upper) | (middles == middle)
-
-    def end(inside: float, beyond: float) -> float:
-        for _ in range(12):
-            if abs(beyond - inside) < 1e-3 * abs(inside - middle):
-                break
-            between = np.linspace(inside, beyond, 17)
-            last = np.flatnonzero(fits(between[1:-1])).max(initial=-1) + 1
-            inside, beyond = between[last], between[last + 1]
-        return float(inside)
-
-    grid = np.union1d(np.linspace(lower[2], upper[2], 60), middle)
-    inside = np.flatnonzero(fits(grid))
-    first, last = inside[0], inside[-1]
-    return (
-        end(grid[first], grid[first - 1]) if first else -math.inf,
-        end(grid[last], grid[last + 1]) if last + 1 < len(grid) else math.inf,
-    )
-
-
-def _fits(
-    data: _ByDose,
-    middles: np.ndarray,
-    allowed: float,
-    lower: np.ndarray,
-    upper: np.ndarray,
-) -> np.ndarray:
-    """With which of the midpoints (n,) some curve leaves no more squares than allowed.
-
-    Of slopes, closer and closer about the best, until all is decided.
-    """
-    least, most = math.log(lower[3]), math.log(upper[3])
-    slopes = np.tile(np.linspace(least, most, 16), (len(middles), 1))
-    step = (most - least) / 15
-    squares = np.full(len(middles), math.inf)
-    for _ in range(14):
-        found = _plateaus(data, middles[:, None], np.exp(slopes), lower, upper)[2]
-        best = np.take_along_axis(slopes, found.argmin(axis=1)[:, None], axis=1)
-        # Between the best and its neighbours, a parabola falls by less than this.
-        lowest = np.partition(found, 2, axis=1)
-        squares = np.minimum(squares, lowest[:, 0])
-        doubt = lowest[:, 2] - lowest[:, 0]
-        if not ((squares > allowed) & (squares - doubt <= allowed)).any():
-            break
-        low, high = np.maximum(best - step, least), np.minimum(best + step, most)
-        slopes = low + (high - low) * np.linspace(0, 1, 9)
-        step /= 4
-    return squares <= allowed
-
-
-def _covariance(
-    jacobian: np.ndarray, free: np.ndarray, variance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the parameters, and which of them the data say anything about.
-
-    Those at a bound are taken as given, as are those that no response depends on.
-    """
-    norms = np.linalg.norm(jacobian, axis=0)
-    free = free & (norms > 1e-8 * norms.max())
-    _, singular, directions = np.linalg.svd(
-        jacobian[:, free] / norms[free], full_matrices=False
-    )
-    seen = singular > 1e-8
-    root = directions[seen] / singular[seen, None]
-    covariance = np.zeros((4, 4))
-    scale = np.outer(norms[free], norms[free])
-    covariance[np.ix_(free, free)] = variance * (root.T @ root) / scale
-    known = free.copy()
-    known[free] = (np.abs(directions[~seen]) < 1e-4).all(axis=0)
-    return covariance, known
-
-
-def _turns_back(data: _ByDose, rising: bool, alpha: float) -> bool:
+def _turns_back(data: ByDose, rising: bool, alpha: float) -> bool:
     """Whether a later dose's mean lies against the trend by more than chance.
 
     t tests of every pair of doses, with the variance within doses, Bonferroni's

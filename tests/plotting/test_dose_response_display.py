@@ -52,14 +52,14 @@ def test_ec50_and_its_interval():
     )
 
 
-def test_band_covers_what_it_promises():
-    """Half-width at EC50, by hand: t quantile times the standard error."""
+def test_band_is_the_interval_of_the_curve():
     X, y = measured()
     fitted = DoseResponseRegressor(alpha=0.1).fit(X, y)
     display = DoseResponseDisplay.from_estimator(fitted, X, y)
-    _, error = fitted.predict(display.grid[:, None], return_std=True)
-    half = (display.band[1] - display.band[0]) / 2
-    np.testing.assert_allclose(half, 1.7613101357748564 * error)  # qt(0.95, 14) of R
+    _, interval = fitted.predict(display.grid[:, None], return_interval=True)
+    np.testing.assert_array_equal(display.band.T, interval)
+    inside = (display.band[0] < display.curve) & (display.curve < display.band[1])
+    assert inside.all()
 
 
 def test_an_inactive_compound_has_no_ec50_and_no_band():
