@@ -12,8 +12,16 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from gandl.images import ImageCollection, percentile_range
+from gandl.images import ImageCollection
 from gandl.images._illumination import illumination_groups
+from gandl.images._intensity import (
+    HIGH,
+    LOW,
+    MAX_IMAGES,
+    pixels_of_rows,
+    range_of_pixels,
+    spaced,
+)
 
 # Arrays with channels last are told by these: no image is so narrow.
 _MANY_CHANNELS, _FEW_PIXELS = 16, 8
@@ -21,6 +29,8 @@ _SUFFIX = re.compile(r"\.[a-zA-Z]\w*$")  # of a path, which no number has
 # Other units are told by these: a part of the range that fit learned, a share of pixels
 # above it, and in how many images.
 _DARK, _CLIPPED, _MANY_IMAGES = 1 / 8, 0.1, 16
+# Plates of another exposure: how many times as bright, and by how many images each.
+_OTHER_EXPOSURE, _FEW_IMAGES = 2.0, 5
 
 
 def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
@@ -210,7 +220,9 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
     """Range (C, 2) of each channel over the images, if the estimator asks for it."""
     if estimator.intensity != "dataset":
         return None
-    ranges = percentile_range(images)
+    rows = spaced(np.arange(len(images)), MAX_IMAGES)
+    pixels = pixels_of_rows(images, rows)
+    ranges = range_of_pixels(pixels, low=LOW, high=HIGH)
     empty = {
         name: low
         for name, (low, high) in zip(images.channels, ranges, strict=True)
@@ -224,7 +236,35 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
             UserWarning,
             stacklevel=2,
         )
+    if "plate" in images.metadata:
+        plates = images.metadata["plate"].astype(str).to_numpy()[rows]
+        if text := _compare_plates(images.channels, pixels, plates):
+            warnings.warn(text, UserWarning, stacklevel=2)
     return ranges
+
+
+def _compare_plates(
+    channels: tuple[str, ...], pixels: np.ndarray, plates: np.ndarray
+) -> str:
+    """What to tell of plates of another brightness, by pixels (C, rows, n)."""
+    found = []
+    for name, of_images in zip(channels, pixels, strict=True):
+        ends = np.percentile(of_images.astype(np.float64), [LOW, HIGH], axis=1)
+        by_plate = pd.Series(ends[1] - ends[0]).groupby(plates)
+        spread = by_plate.median()[by_plate.size() >= _FEW_IMAGES]
+        if len(spread) and spread.max() > _OTHER_EXPOSURE * spread.min():
+            found.append(
+                f"{name} {spread.min():.4g} ({spread.idxmin()}) to {spread.max():.4g} "
+                f"({spread.idxmax()})"
+            )
+    if not found:
+        return ""
+    return (
+        "Plates differ in brightness, by the range of a plate's median image: "
+        f"{', '.join(found)}. Where that is exposure and not what was done to the "
+        'cells, take intensity="plate" with X.with_intensity_range(by="plate"), on the '
+        "command line --intensity plate; a plate of next to no range may be empty."
+    )
 
 
 class Brightness:

@@ -581,6 +581,21 @@ def test_channels_without_anything_in_them_are_warned_of(images):
         tiny().fit(X)
 
 
+def test_plates_of_another_exposure_are_warned_of(images):
+    X = images.astype("uint32")
+    X[12:, 1] *= 3
+    plates = {"plate": np.repeat(["P1", "P2"], 12)}
+    collection = ImageCollection.from_array(X, metadata=plates)
+    told = r"Plates differ in brightness.*: channel_1 \d+ \(P1\) to \d+ \(P2\)\. "
+    with pytest.warns(UserWarning, match=told):
+        tiny().fit(collection)
+    tiny(intensity="image").fit(collection)
+    tiny().fit(X)  # of an array no plate is known
+    tiny().fit(ImageCollection.from_array(images, metadata=plates))
+    few = {"plate": np.repeat(["P1", "P2"], [20, 4])}  # too few to tell by
+    tiny().fit(ImageCollection.from_array(X, metadata=few))
+
+
 @pytest.mark.parametrize("in_fit", [True, False])
 def test_images_of_other_illumination_are_warned_of(images, tmp_path, in_fit):
     for k, image in enumerate(images):

@@ -193,6 +193,11 @@ def range_of_rows(
     images: Any, rows: np.ndarray, *, low: float, high: float
 ) -> np.ndarray:
     _check_percentiles(low, high)
+    return range_of_pixels(pixels_of_rows(images, rows), low=low, high=high)
+
+
+def pixels_of_rows(images: Any, rows: np.ndarray) -> np.ndarray:
+    """Evenly spaced pixels (C, rows, n) of images, four million a channel at most."""
     if not len(rows):
         raise ValueError("No images to take an intensity range from.")
     n_channels, height, width = images.shape[1:]
@@ -205,6 +210,11 @@ def range_of_rows(
     for k, row in enumerate(rows):
         image = check_finite(images[int(row)], int(row))
         sample[:, k] = image.reshape(n_channels, -1)[:, ::step]
+    return sample
+
+
+def range_of_pixels(sample: np.ndarray, *, low: float, high: float) -> np.ndarray:
+    """Range (C, 2) of pixels (C, rows, n)."""
     # Channel by channel in double precision: half floats would overflow.
     return np.stack([np.percentile(x.astype(np.float64), [low, high]) for x in sample])
 
