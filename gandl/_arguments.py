@@ -30,7 +30,8 @@ def complete(options: argparse.Namespace) -> None:
         raise ValueError(f"--negative and --positive are both {kind!r}.")
     if kind is not None and options.positive is None:
         for name in ("doses_alone", "jobs", "pixel_size", *_REPORT):
-            if getattr(options, name) not in (None, False):
+            value = getattr(options, name)
+            if value is not None and value is not False:
                 raise ValueError(
                     f"--{name.replace('_', '-')} has no effect without --positive, "
                     "where there are no curves and no report: leave it out."

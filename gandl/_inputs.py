@@ -29,8 +29,9 @@ _SUFFIX = re.compile(r"\.[a-zA-Z]\w*$")  # of a path, which no number has
 # Other units are told by these: a part of the range that fit learned, a share of pixels
 # above it, and in how many images.
 _DARK, _CLIPPED, _MANY_IMAGES = 1 / 8, 0.1, 16
-# Plates of another exposure: how many times as bright, and by how many images each.
-_OTHER_EXPOSURE, _FEW_IMAGES = 2.0, 5
+# Plates of another exposure: how many times as bright, and beyond how many standard
+# errors of either plate's.
+_OTHER_EXPOSURE, _CHANCE = 2.0, 2.5
 
 
 def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
@@ -236,11 +237,16 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
             UserWarning,
             stacklevel=2,
         )
-    if "plate" in images.metadata:
-        plates = images.metadata["plate"].astype(str).to_numpy()[rows]
+    plate = {_bare(name): name for name in images.metadata}.get("plate")
+    if plate is not None:
+        plates = images.metadata[plate].to_numpy()[rows]
         if text := _compare_plates(images.channels, pixels, plates):
             warnings.warn(text, UserWarning, stacklevel=2)
     return ranges
+
+
+def _bare(name: Any) -> str:
+    return str(name).strip().removeprefix("Metadata_").lower()
 
 
 def _compare_plates(
@@ -249,14 +255,27 @@ def _compare_plates(
     """What to tell of plates of another brightness, by pixels (C, rows, n)."""
     found = []
     for name, of_images in zip(channels, pixels, strict=True):
-        ends = np.percentile(of_images.astype(np.float64), [LOW, HIGH], axis=1)
-        by_plate = pd.Series(ends[1] - ends[0]).groupby(plates)
-        spread = by_plate.median()[by_plate.size() >= _FEW_IMAGES]
-        if len(spread) and spread.max() > _OTHER_EXPOSURE * spread.min():
-            found.append(
-                f"{name} {spread.min():.4g} ({spread.idxmin()}) to {spread.max():.4g} "
-                f"({spread.idxmax()})"
-            )
+        low, high = np.percentile(of_images.astype(np.float64), [LOW, HIGH], axis=1)
+        spread = high - low
+        if not spread.max() > 0:
+            continue
+        log = pd.Series(np.log(np.maximum(spread, 1e-3 * spread.max())))
+        of_each = log.groupby(plates)
+        median, n = of_each.median(), of_each.size()
+        if n.max() < 2:
+            continue
+        # As images of a plate vary, so does the median of a few.
+        size = of_each.transform("size")
+        within = (log - of_each.transform("median")) * np.sqrt(size / (size - 1))
+        deviation = max(1.4826 * within[size > 1].abs().median(), 0.1)
+        error = 1.25 * deviation / np.sqrt(n)
+        at_most, at_least = median + _CHANCE * error, median - _CHANCE * error
+        if at_least.max() - at_most.min() > math.log(_OTHER_EXPOSURE):
+            ends = [
+                f"{math.exp(median.iloc[k]):.3g} ({median.index[k]})"
+                for k in (int(at_most.argmin()), int(at_least.argmax()))
+            ]
+            found.append(f"{name} {' to '.join(ends)}")
     if not found:
         return ""
     return (

@@ -69,10 +69,10 @@ class GANDLFeaturizer(
         Channels, height and width of the images when X has flat rows. None: one
         square channel.
     intensity : {"dataset", "image", "plate"}, default="dataset"
-        What the range of a channel, from its 0.1 to its 99.9 percentile, is measured
-        on. "dataset": the images that ``fit`` sees; "image": each image on its own, so
-        that brightness is lost; "plate": the range that the collection carries, see
-        `ImageCollection.with_intensity_range`.
+        What the range of a channel, from its 0.1 to its 99.9 percentile, is of.
+        "dataset": the images of ``fit``, which warns if plates differ twofold; "image":
+        each image on its own, so that brightness is lost; "plate": the range that the
+        collection carries, see `ImageCollection.with_intensity_range`.
     loss : {"logistic", "wgan-gp", "r3gan"}, default=None
         The adversarial loss.
     contrast_learning_rate : float, default=None

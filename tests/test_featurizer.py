@@ -26,6 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gandl.gan._training
 from gandl import GANDLFeaturizer, ImageCollection, embed_to_parquet
+from gandl._inputs import _compare_plates
 from gandl._presets import PRESETS
 from gandl._tensors import activation_dtype
 from gandl.gan import Generator, Trainer
@@ -581,19 +582,31 @@ def test_channels_without_anything_in_them_are_warned_of(images):
         tiny().fit(X)
 
 
-def test_plates_of_another_exposure_are_warned_of(images):
+@pytest.mark.parametrize("column", ["plate", "Metadata_Plate"])
+def test_plates_of_another_exposure_are_warned_of(images, column):
     X = images.astype("uint32")
-    X[12:, 1] *= 3
-    plates = {"plate": np.repeat(["P1", "P2"], 12)}
-    collection = ImageCollection.from_array(X, metadata=plates)
-    told = r"Plates differ in brightness.*: channel_1 \d+ \(P1\) to \d+ \(P2\)\. "
+    X[12:, 1] *= 5
+    plates = {column: np.repeat(["P1", "P2"], 12)}
+    told = r"Plates differ in brightness.*: channel_1 \S+ \(P1\) to \S+ \(P2\)\. "
     with pytest.warns(UserWarning, match=told):
-        tiny().fit(collection)
-    tiny(intensity="image").fit(collection)
+        tiny().fit(ImageCollection.from_array(X, metadata=plates))
+    tiny(intensity="image").fit(ImageCollection.from_array(X, metadata=plates))
     tiny().fit(X)  # of an array no plate is known
-    tiny().fit(ImageCollection.from_array(images, metadata=plates))
-    few = {"plate": np.repeat(["P1", "P2"], [20, 4])}  # too few to tell by
-    tiny().fit(ImageCollection.from_array(X, metadata=few))
+
+
+def test_plates_that_differ_by_chance_are_not_warned_of():
+    """Images of one distribution, whose brightness varies: few a plate, or many."""
+    rng = np.random.default_rng(0)
+    for n_plates, n_images in ((50, 8), (100, 2), (500, 1), (4, 100)):
+        names = np.repeat([f"P{k}" for k in range(n_plates)], n_images).astype(object)
+        names[0] = None  # of which nothing is known
+        brightness = np.exp(rng.normal(0, 0.4, len(names)))
+        pixels = rng.random((1, len(names), 200)) * brightness[:, None]
+        assert _compare_plates(("DNA",), pixels, names) == ""
+        if n_images > 1:
+            pixels[:, names == "P1"] *= 0.05
+            assert "(P1) to" in _compare_plates(("DNA",), pixels, names)
+    assert _compare_plates(("DNA",), 0 * pixels, names) == ""
 
 
 @pytest.mark.parametrize("in_fit", [True, False])

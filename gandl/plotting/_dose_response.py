@@ -182,9 +182,13 @@ class DoseResponseDisplay:
         ax.plot(doses, means, "_", color=BLACK, ms=12, mew=1.5, label="mean")
         seen = np.concatenate([response, self.curve])
         margin = 0.3 * (np.ptp(seen) or 1)
-        ax.set_ylim(seen.min() - margin, seen.max() + margin)  # a band may be endless
+        ends = seen.min() - margin, seen.max() + margin
+        ax.set_ylim(ends)
         if self.band is not None:
-            ax.fill_between(grid, *np.asarray(self.band), color=BLUE, alpha=0.2, lw=0)
+            band = np.clip(
+                self.band, *ends
+            )  # it may be endless, and is drawn all the same
+            ax.fill_between(grid, *band, color=BLUE, alpha=0.2, lw=0)
         dashes, label = ("-", "curve") if self.ec50 else ("--", "mean of all")
         ax.plot(grid, self.curve, dashes, color=BLUE, label=label)
         if self.ec50:

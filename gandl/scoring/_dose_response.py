@@ -47,8 +47,9 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         if inactive.
     confidence_intervals_ : dict of str to tuple of 2 float
         Of "bottom", "top", "log_ec50" and "slope"; NaN if inactive. Infinite on a side
-        where all up to the bound fit the responses (a slope's lower end is then 0), for
-        "log_ec50" up to a decade outside the concentrations tested.
+        where all up to the bound fit the responses (that end of a slope's which is
+        nearer to zero is then 0), for "log_ec50" up to a decade outside the
+        concentrations tested.
     p_value_ : float
         Of an F test of the curve against a constant; 1 if there is no curve to fit.
     inactive_ : bool
@@ -79,8 +80,10 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
     one end. Estimates plus and minus Student's t times their standard errors, as
     ``summary`` and drc [2]_ have them, are alike where many concentrations lie on the
     slope; of steep curves those would cover the truth too seldom, and some would span
-    decades. The F test of the curve takes it for linear in its three parameters beyond
-    the constant.
+    decades. In the intervals of plateaus and responses, midpoints and slopes are
+    bounded and plateaus are not; these are read off some thousand curves, and may lack
+    a few per cent of their width. The F test of the curve takes it for linear in its
+    three parameters beyond the constant.
 
     References
     ----------
@@ -232,14 +235,14 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         self.slope_ = float(math.copysign(slope, right - left))
         tested = x[np.isfinite(x)]
         self.extrapolated_ = not tested.min() <= middle <= tested.max()
-        t = t_distribution.ppf(1 - self.alpha / 2, degrees)
+        t = t_distribution.isf(self.alpha / 2, degrees)
         allowed = unexplained * (1 + t**2 / degrees) - data.within
         self._region, middles, slopes = curves_that_fit(
             data, fit.x, allowed, lower, upper
         )
         ends = self._interval_at(np.array([-math.inf, math.inf])).tolist()
         if right < left:
-            ends, slopes = ends[::-1], (-slopes[1], -slopes[0])
+            ends, slopes = ends[::-1], (-slopes[1], 0.0 - slopes[0])
         intervals = (*map(tuple, ends), middles, slopes)
         self.confidence_intervals_ = dict(zip(_NAMES, intervals, strict=True))
         self.non_monotonic_ = _turns_back(data, right > left, self.alpha)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gandl.scoring._logistic import ByDose, best_plateaus, share_risen
+from gandl.scoring._logistic import ByDose, best_plateaus, curve_at, share_risen
 
 MIDDLE, SLOPE = 2, 3  # among a curve's parameters
 
@@ -16,17 +16,13 @@ class Region(NamedTuple):
     """The curves that leave no more squares than allowed, by midpoint and slope."""
 
     data: ByDose
+    best: np.ndarray
     allowed: float
     lower: np.ndarray
     upper: np.ndarray
-    middles: np.ndarray
-    slopes: np.ndarray
-
-    def fits(self) -> np.ndarray:
-        """With which midpoints (rows) and slopes (columns) there is such a curve."""
-        middle, slope = np.meshgrid(self.middles, self.slopes, indexing="ij")
-        squares = best_plateaus(self.data, middle, slope, self.lower, self.upper)[2]
-        return squares <= max(self.allowed, squares.min())
+    middles: np.ndarray  # (n,)
+    first: np.ndarray  # (n,), of each midpoint the first slope that fits, and
+    last: np.ndarray  # the last
 
     def responses(self, x: np.ndarray) -> np.ndarray:
         """The least and the largest of their responses (n, 2) at x.
@@ -35,25 +31,59 @@ class Region(NamedTuple):
         the squares that it may have more than the best one are those of its response
         at x, divided by their variance.
         """
-        data, (row, column) = self.data, np.nonzero(self.fits())
-        middle, slope = self.middles[row, None], self.slopes[column, None]
-        share = data.counts / data.counts.sum()
-        risen = share_risen(data.x, middle, slope)
-        away = risen - (risen @ share)[:, None]
+        data = self.data
+        middle, slope = self._points()
+        n = data.counts.sum()
+        mean = data.means @ data.counts / n
+        risen = share_risen(data.x, middle[:, None], slope[:, None])
+        centre = risen @ data.counts / n
+        away = risen - centre[:, None]
         spread = np.maximum(away**2 @ data.counts, 1e-300)
-        mean = data.means @ share
         rise = away @ (data.counts * (data.means - mean)) / spread
-        left = (data.means - mean) ** 2 @ data.counts - rise**2 * spread
-        more = np.maximum(self.allowed - left, 0)
+        squares = (data.means - mean) ** 2 @ data.counts - rise**2 * spread
+        more = np.maximum(self.allowed - squares, 0)
         ends = np.empty((len(x), 2))
         for k, at in enumerate(x):
-            there = share_risen(at, middle, slope)[:, 0] - risen @ share
-            half = np.sqrt(more * (1 / data.counts.sum() + there**2 / spread))
+            there = share_risen(at, middle, slope) - centre
+            half = np.sqrt(more * (1 / n + there**2 / spread))
             response = mean + rise * there
             ends[k] = (response - half).min(), (response + half).max()
-        ends[ends[:, 0] < self.lower[0], 0] = -math.inf
-        ends[ends[:, 1] > self.upper[0], 1] = math.inf
-        return ends
+        best = curve_at(self.best, x)[0]
+        low, high = np.minimum(ends[:, 0], best), np.maximum(ends[:, 1], best)
+        low[low < self.lower[0]] = -math.inf
+        high[high > self.upper[0]] = math.inf
+        return np.stack([low, high], axis=1)
+
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Midpoints and slopes (k,) of curves that fit: closer where they are few."""
+        everywhere = np.geomspace(self.lower[SLOPE], self.upper[SLOPE], 24)
+        slope = np.concatenate(
+            [
+                np.tile(everywhere, (len(self.middles), 1)),
+                np.geomspace(self.first, self.last, 24, axis=1),
+            ],
+            axis=1,
+        )
+        middle = np.broadcast_to(self.middles[:, None], slope.shape)
+        fits = self.fits(middle, slope)
+        fits[:, [24, -1]] = True
+        return middle[fits], slope[fits]
+
+    def fits(self, middle: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Whether there is such a curve of each midpoint and slope."""
+        squares = best_plateaus(self.data, middle, slope, self.lower, self.upper)[2]
+        return squares <= self.allowed
+
+    def last_slopes(self, fitting: np.ndarray, bound: float) -> np.ndarray:
+        """How far from one that fits towards a bound the slopes (n,) fit."""
+        inside, beyond = np.log(fitting), np.full(len(fitting), math.log(bound))
+        whole = self.fits(self.middles, np.exp(beyond))
+        for _ in range(12):
+            between = (inside + beyond) / 2
+            fits = self.fits(self.middles, np.exp(between))
+            inside = np.where(fits, between, inside)
+            beyond = np.where(fits, beyond, between)
+        return np.where(whole, bound, np.exp(inside))
 
 
 def curves_that_fit(
@@ -64,14 +94,22 @@ def curves_that_fit(
     upper: np.ndarray,
 ) -> tuple[Region, tuple[float, float], tuple[float, float]]:
     """The region, and the intervals of midpoints and of slopes."""
-    grids, intervals = [], []
-    for k in (MIDDLE, SLOPE):
-        profile = _Profile(data, k, float(best[k]), allowed, lower, upper)
-        intervals.append(profile.interval())
-        first, last = np.clip(intervals[-1], lower[k], upper[k])
-        grids.append(np.union1d(_grid(k, first, last, 48), best[k]))
-    middles, (low, high) = intervals
-    return Region(data, allowed, lower, upper, *grids), middles, (max(low, 0.0), high)
+    of_middles, of_slopes = (
+        _Profile(data, k, float(best[k]), allowed, lower, upper)
+        for k in (MIDDLE, SLOPE)
+    )
+    ends = of_middles.interval()
+    first, last = np.clip(ends, lower[MIDDLE], upper[MIDDLE])
+    middles = np.union1d(np.linspace(first, last, 128), best[MIDDLE])
+    squares, slopes = of_middles.least(middles)
+    slopes = np.where(middles == best[MIDDLE], best[SLOPE], np.exp(slopes))
+    fits = (squares <= allowed) | (middles == best[MIDDLE])
+    middles, slopes = middles[fits], slopes[fits]
+    region = Region(data, best, allowed, lower, upper, middles, slopes, slopes)
+    low, high = (region.last_slopes(slopes, bounds[SLOPE]) for bounds in (lower, upper))
+    first, last = of_slopes.interval()
+    region = region._replace(first=low, last=high)
+    return region, ends, (max(first, 0.0), last)
 
 
 def _grid(k: int, first: float, last: float, n: int) -> np.ndarray:
@@ -111,10 +149,14 @@ class _Profile(NamedTuple):
         return float(inside)
 
     def fits(self, values: np.ndarray) -> np.ndarray:
-        """With which of them (n,) some curve leaves no more squares than allowed.
+        """With which of them (n,) some curve leaves no more squares than allowed."""
+        return (self.least(values)[0] <= self.allowed) | (values == self.best)
 
-        Of slopes, or of midpoints, closer and closer about the best, until all is
-        decided.
+    def least(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The squares that the best curve of each leaves, and where that is.
+
+        By the logarithms of slopes, or by midpoints; closer and closer about the best,
+        until it is decided which fit.
         """
         if self.k == MIDDLE:
             least, most, n = (
@@ -126,12 +168,13 @@ class _Profile(NamedTuple):
             least, most, n = self.lower[MIDDLE], self.upper[MIDDLE], 32
         others = np.tile(np.linspace(least, most, n), (len(values), 1))
         step = (most - least) / (n - 1)
-        squares = np.full(len(values), math.inf)
+        squares, where = np.full((2, len(values)), math.inf)
         for _ in range(14):
             found = self._squares(values[:, None], others)
             best = np.take_along_axis(others, found.argmin(axis=1)[:, None], axis=1)
             # Between the best and its neighbours, a parabola falls by less than this.
             lowest = np.partition(found, 2, axis=1)
+            where = np.where(lowest[:, 0] < squares, best[:, 0], where)
             squares = np.minimum(squares, lowest[:, 0])
             doubt = lowest[:, 2] - lowest[:, 0]
             unsure = (squares > self.allowed) & (squares - doubt <= self.allowed)
@@ -140,7 +183,7 @@ class _Profile(NamedTuple):
             low, high = np.maximum(best - step, least), np.minimum(best + step, most)
             others = low + (high - low) * np.linspace(0, 1, 9)
             step /= 4
-        return (squares <= self.allowed) | (values == self.best)
+        return squares, where
 
     def _squares(self, values: np.ndarray, others: np.ndarray) -> np.ndarray:
         middle, slope = values, np.exp(others)

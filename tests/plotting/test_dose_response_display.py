@@ -62,6 +62,18 @@ def test_band_is_the_interval_of_the_curve():
     assert inside.all()
 
 
+def test_an_endless_band_is_drawn_to_its_end():
+    X = np.repeat([[0.01], [0.03], [0.1], [0.3], [1], [3]], 3, axis=0)
+    y = np.repeat([1, 1, 1, 1, 1, 0.5], 3) + 0.1 * np.tile([-1, 0, 1], 6)
+    fitted = DoseResponseRegressor().fit(X, y)
+    display = DoseResponseDisplay.from_estimator(fitted, X, y)
+    assert display.band[0, -1] == -np.inf
+    (drawn,) = display.ax_.collections
+    corners = drawn.get_paths()[0].vertices
+    assert corners[:, 0].max() == pytest.approx(display.grid[-1])
+    assert corners[:, 1].min() == pytest.approx(display.ax_.get_ylim()[0])
+
+
 def test_an_inactive_compound_has_no_ec50_and_no_band():
     X, _ = measured()
     y = np.random.default_rng(1).normal(size=len(X))

@@ -276,6 +276,21 @@ def test_interval_of_a_response(responses, at):
     assert found == pytest.approx(expected, abs=0.02 * (found[1] - found[0]))
 
 
+def test_interval_of_a_response_where_much_fits():
+    """A step between two doses is as good as a slope over all, by its own squares."""
+    doses = np.repeat([0.01, 0.03, 0.1, 0.3, 1, 3], 2)
+    y = [0.156, 0.469, 0.319, 0.117, 0.675, 0.258, 0.353, 0.234, 0.432, 0.575, 1.142]
+    y = np.array([*y, 0.701])
+    curve = fit(doses, y)
+    steps = np.array([0.309, 0.778, -0.495, 20])
+    squares = ((curve_at(steps, np.log10(doses))[0] - y) ** 2).sum()
+    least = ((curve.predict(doses[:, None]) - y) ** 2).sum()
+    assert squares < least * (1 + t.ppf(0.975, 8) ** 2 / 8)
+    _, ((_, high),) = curve.predict([[10**-0.45]], return_interval=True)
+    expected = curve_at(steps, np.array([-0.45]))[0][0]
+    assert expected - 1e-3 < high < expected + 0.02
+
+
 @pytest.mark.parametrize("slope", [1.2, 15])
 def test_intervals_of_responses_cover(slope):
     """Those at the midpoint and beside it, but for chance; not endless either."""
@@ -321,9 +336,14 @@ def test_intervals_are_as_small_as_the_noise(noise):
 
 def test_no_noise_no_interval():
     y = curve_at(np.array([1.0, 0.0, -0.8, 1.5]), np.log10(DOSES))[0]
-    low, high = fit(DOSES, y).confidence_intervals_["log_ec50"]
-    assert low == pytest.approx(-0.8, abs=1e-3)
-    assert high == pytest.approx(-0.8, abs=1e-3)
+    curve = fit(DOSES, y)
+    for name, value in (("bottom", 0), ("top", 1), ("log_ec50", -0.8), ("slope", -1.5)):
+        expected = (value, value)
+        assert curve.confidence_intervals_[name] == pytest.approx(expected, abs=1e-3)
+    response, interval = curve.predict(DOSES[:, None], return_interval=True)
+    np.testing.assert_allclose(interval, np.stack([response] * 2, axis=1), atol=1e-3)
+    assert (interval[:, 0] <= response + 1e-12).all()
+    assert (response - 1e-12 <= interval[:, 1]).all()
 
 
 def test_flat_responses_are_seldom_active():
