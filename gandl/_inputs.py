@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
+from gandl._tables import usual_name
 from gandl.images import ImageCollection
 from gandl.images._illumination import illumination_groups
 from gandl.images._intensity import (
@@ -237,16 +238,12 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
             UserWarning,
             stacklevel=2,
         )
-    plate = {_bare(name): name for name in images.metadata}.get("plate")
+    plate = {usual_name(name): name for name in images.metadata}.get("plate")
     if plate is not None:
         plates = images.metadata[plate].to_numpy()[rows]
         if text := _compare_plates(images.channels, pixels, plates):
             warnings.warn(text, UserWarning, stacklevel=2)
     return ranges
-
-
-def _bare(name: Any) -> str:
-    return str(name).strip().removeprefix("Metadata_").lower()
 
 
 def _compare_plates(

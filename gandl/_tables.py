@@ -152,14 +152,14 @@ def composed(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def usual_name(column: Any) -> str:
+    bare = str(column).strip().removeprefix("Metadata_")
+    return bare.lower() if bare.lower() in USUAL else bare
+
+
 def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:
     """Rename "Metadata_Plate" and "Plate" to "plate", well and site alike."""
-
-    def usual(name: str) -> str:
-        bare = str(name).strip().removeprefix("Metadata_")
-        return bare.lower() if bare.lower() in USUAL else bare
-
-    renamed = table.rename(columns=usual)
+    renamed = table.rename(columns=usual_name)
     twice = renamed.columns[renamed.columns.duplicated()]
     if len(twice):
         raise ValueError(f"There are several columns {twice[0]!r}.")
