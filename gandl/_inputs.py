@@ -269,7 +269,7 @@ def _compare_plates(
         at_most, at_least = median + _CHANCE * error, median - _CHANCE * error
         if at_least.max() - at_most.min() > math.log(_OTHER_EXPOSURE):
             ends = [
-                f"{math.exp(median.iloc[k]):.3g} ({median.index[k]})"
+                f"{float(f'{math.exp(median.iloc[k]):.3g}'):g} ({median.index[k]})"
                 for k in (int(at_most.argmin()), int(at_least.argmax()))
             ]
             found.append(f"{name} {' to '.join(ends)}")
