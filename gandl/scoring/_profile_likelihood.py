@@ -66,7 +66,7 @@ class Region(NamedTuple):
         )
         middle = np.broadcast_to(self.middles[:, None], slope.shape)
         fits = self.fits(middle, slope)
-        fits[:, [24, -1]] = True
+        fits[:, [len(everywhere), -1]] = True  # the first and the last do
         return middle[fits], slope[fits]
 
     def fits(self, middle: np.ndarray, slope: np.ndarray) -> np.ndarray:
