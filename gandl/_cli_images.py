@@ -32,7 +32,7 @@ from gandl.images import ImageCollection
 
 # Degrees of freedom that the deviations of a plate's controls borrow from all plates.
 PRIOR_DF = 6
-_UNIT = re.compile(r"(?:^|[\[(_ .])([pnµm]?M|[nµm]g/mL)[\])]?\s*$")
+_UNIT = re.compile(r"(?:^|[\W_])([pnµm]?M|[pnµm]g/mL)[\])]?\s*$")
 
 
 def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]:
@@ -56,8 +56,6 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
         )
     else:
         images = _from_table(source, options)
-    if options.illumination:
-        images = images.with_illumination(by=_plate_columns(images, options))
     if len(skipped := images.skipped):
         first = skipped.iloc[0]
         tell(
@@ -67,28 +65,19 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
     known = composed(with_usual_names(images.metadata))
     known = with_plate_map(known, options)
     known = with_plates(known, options)
+    if options.illumination:
+        images = images.with_illumination(by=known["plate"])
     rows = selected(known, options)
     return images[rows], known.iloc[rows]
 
 
 def with_plate_range(
-    images: ImageCollection, intensity: str, options: argparse.Namespace
+    images: ImageCollection, known: pd.DataFrame, intensity: str
 ) -> ImageCollection:
     """Take each plate's intensity range from its images, if ``intensity`` is that."""
     if intensity != "plate":
         return images
-    return images.with_intensity_range(by=_plate_columns(images, options))
-
-
-def _plate_columns(
-    images: ImageCollection, options: argparse.Namespace
-) -> list[str] | None:
-    """The columns of the images' own metadata that name a plate; None: all are one."""
-    usual = dict(zip(with_usual_names(images.metadata), images.metadata, strict=True))
-    names = getattr(options, "batch", None) or ["plate"]
-    if names == ["plate"] and "plate" not in usual:
-        return None
-    return [usual.get(name, name) for name in names]
+    return images.with_intensity_range(by=known["plate"])
 
 
 def selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
@@ -326,7 +315,10 @@ def _check_treatments(
 def _check_unit(options: argparse.Namespace) -> None:
     """Refuse a heading such as "Conc [nM]" where another unit would be written."""
     heading, unit = (
-        text.replace("u", "µ").replace("\u03bc", "µ").replace("/ml", "/mL")
+        re.sub("mol/[lL]", "M", text)
+        .replace("u", "µ")
+        .replace("\u03bc", "µ")
+        .replace("/ml", "/mL")
         for text in (options.concentration, options.unit)
     )
     found = _UNIT.search(heading)

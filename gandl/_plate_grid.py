@@ -6,7 +6,7 @@ import csv
 import gzip
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,16 @@ class Grid:
     values: Rows  # one of FORMATS
 
 
-def read_cells(path: str | os.PathLike[str]) -> dict[str, Rows]:
-    """The cells of a file as text, by sheet; a csv or tsv file is one sheet, ""."""
+def read_cells(
+    path: str | os.PathLike[str], wanted: Container[str] | None = None
+) -> dict[str, Rows]:
+    """The cells of a file as text, by sheet; a csv or tsv file is one sheet, "".
+
+    Sheets that are not ``wanted`` have no cells; None: all are.
+    """
     name = os.fsdecode(path)
     if name.lower().endswith((".xlsx", ".xlsm")):
-        return _read_workbook(name)
+        return _read_workbook(name, wanted)
     opened = gzip.open if name.lower().endswith(".gz") else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -43,7 +48,7 @@ def read_cells(path: str | os.PathLike[str]) -> dict[str, Rows]:
     return {"": [[cell.strip() for cell in row] for row in rows]}
 
 
-def _read_workbook(path: str) -> dict[str, Rows]:
+def _read_workbook(path: str, wanted: Container[str] | None) -> dict[str, Rows]:
     try:
         from openpyxl import load_workbook
     except ImportError as error:
@@ -61,6 +66,8 @@ def _read_workbook(path: str) -> dict[str, Rows]:
             raise ValueError(f"{path!r} is no workbook: {error}") from None
     return {
         sheet.title: _sheet_rows(path, sheet, formulas[sheet.title])
+        if wanted is None or sheet.title in wanted
+        else []
         for sheet in workbook.worksheets
     }
 
@@ -71,7 +78,10 @@ def _sheet_rows(path: str, sheet: Any, formulas: Any) -> Rows:
             cell = sheet[formula.coordinate]
             place = f"{path!r}, sheet {sheet.title!r}: cell {formula.coordinate}"
             if cell.data_type == "e":
-                raise ValueError(f"{place} is the error {cell.value}.")
+                raise ValueError(
+                    f"{place} is the error {cell.value}. Mend it, or, where that sheet "
+                    "is no plate map, name those that are by `sheet` (--sheet)."
+                )
             if formula.data_type == "f" and cell.value is None:
                 raise ValueError(
                     f"{place} is a formula that was never worked out: open and save "
@@ -202,6 +212,14 @@ def _values(rows: Rows, line: int, corner: int, place: str) -> Rows:
 def join_grids(sheets: Mapping[str, list[Grid]]) -> pd.DataFrame:
     """One row a well and one column a title, of the grids of all sheets."""
     grids = [grid for found in sheets.values() for grid in found]
+    first: dict[str, Grid] = {}
+    for grid in grids:
+        other = first.setdefault(grid.title.casefold(), grid)
+        if other.title != grid.title:
+            raise ValueError(
+                f"{grid.place}: the title {grid.title!r}, where {other.place} has "
+                f"{other.title!r}: spell them alike."
+            )
     titles = [{grid.title for grid in found} for found in sheets.values()]
     if any(grid.plate for grid in grids):
         for grid in grids:

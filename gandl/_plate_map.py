@@ -90,7 +90,8 @@ def read_plate_map(
         raise ValueError(f"{name!r}: save it as xlsx or csv.")
     if name.lower().endswith(".parquet"):
         return _table(path)
-    sheets = _chosen(name, read_cells(path), sheet)
+    titles = [sheet] if isinstance(sheet, str) else sheet
+    sheets = _chosen(name, read_cells(path, titles), titles)
     grids = {
         title: find_grids(rows, f"{name!r}{title and f', sheet {title!r},'}", title)
         for title, rows in sheets.items()
@@ -145,14 +146,13 @@ def _refuse_thousands(table: pd.DataFrame, separated: str) -> None:
 
 
 def _chosen(
-    path: str, sheets: dict[str, Rows], sheet: str | Sequence[str] | None
+    path: str, sheets: dict[str, Rows], titles: Sequence[str] | None
 ) -> dict[str, Rows]:
-    if sheet is None:
+    if titles is None:
         chosen = {t: rows for t, rows in sheets.items() if any(map(any, rows))}
         if not chosen:
             raise ValueError(f"{path!r} is no table: it is empty.")
         return chosen
-    titles = [sheet] if isinstance(sheet, str) else list(sheet)
     unknown = [title for title in titles if title not in sheets]
     if unknown or not titles:
         raise ValueError(f"{path!r} has no sheets {unknown}; it has {list(sheets)}.")
@@ -184,6 +184,15 @@ def _long_sheet(path: str, title: str, rows: Rows) -> pd.DataFrame:
 
 
 def _join_sheets(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    first: dict[str, tuple[str, str]] = {}
+    for title, table in tables.items():
+        for name in map(str, table):
+            sheet, other = first.setdefault(name.casefold(), (title, name))
+            if name != other and title != sheet:
+                raise ValueError(
+                    f"The sheet {title!r} has a column {name!r}, where {sheet!r} has "
+                    f"{other!r}: spell them alike."
+                )
     with_plate = [title for title, table in tables.items() if "plate" in table]
     if len(tables) > 1 and not with_plate:
         tables = {t: table.assign(plate=t) for t, table in tables.items()}
@@ -202,6 +211,7 @@ def _with_well(table: pd.DataFrame) -> pd.DataFrame:
             f'The plate map has no column "well"; it has {list(table)}. Or draw it as '
             "the plate: letters down, numbers across, and a title in the corner."
         )
+    table = table.dropna(how="all")  # blank last lines, as spreadsheets write them
     if not len(table):
         raise ValueError("The plate map has headings, and no well.")
     _check_no_well_lacks(table)
@@ -229,7 +239,7 @@ def join_plate_map(
         raise ValueError(
             f'The plate map has no column "well"; it has {list(plate_map)}.'
         )
-    known, plate_map = composed(known), composed(plate_map)
+    known, plate_map = composed(known), composed(plate_map.dropna(how="all"))
     _check_no_well_lacks(plate_map)
     keys = [name for name in map(str, plate_map) if name in known]
     if "well" not in keys:

@@ -1,4 +1,4 @@
-"""Names of wells: A1, A01, a01, A-1, r01c01, 1-1, AF48."""
+"""Names of wells: A1, A01, a01, A-1, "A - 1", r01c01, 1-1, 001001, AF48."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from functools import lru_cache
 from typing import Any
 
-_LETTERS = re.compile(r"([A-Za-z]{1,2})[-_: ]?0*([1-9]\d?)")
+_LETTERS = re.compile(r"([A-Za-z]{1,2})(?: - |[-_: ])?0*([1-9]\d?)")
 _NUMBERS = (
     re.compile(r"0*([1-9]\d?)[-_:]0*([1-9]\d?)"),
     re.compile(r"[Rr]0*([1-9]\d?)[-_: ]?[Cc]0*([1-9]\d?)"),
+    re.compile(r"0(\d\d)0(\d\d)"),  # of Columbus
 )
 # What becomes of 1-1 in a spreadsheet: "01-Jan", "Jan-01" or a whole date.
 _DATE = re.compile(r"\d{1,2}-[A-Za-z]{3}|[A-Za-z]{3}-\d{1,2}|\d{4}-\d\d-\d\d")

@@ -56,7 +56,8 @@ _OUTPUTS = {
     "run.json",
     "wells.parquet",
 }
-_LISTS = ["concentrations", "on", "off", "calls"]  # of a compound, by dose
+# Of a compound, by dose.
+_LISTS = ["concentrations", "on", "off", "hit_below", "toxic_above", "calls"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,8 +115,8 @@ def _tell_warning(show: Callable[..., None]) -> Callable[..., None]:
 
 def _fit(options: argparse.Namespace) -> None:
     out = _free(options)
-    images, _ = collect(options)
-    images = with_plate_range(images, options.intensity, options)
+    images, known = collect(options)
+    images = with_plate_range(images, known, options.intensity)
     model = _featurizer(options).fit(images)
     model.save(out, overwrite=options.overwrite)
     write_record(beside(out), make_record(options, model, images))
@@ -127,8 +128,8 @@ def _work_along(options: argparse.Namespace) -> None:
     if getattr(options, "rows_per_partition", None) is not None:
         _embed_partitions(options)
     elif hasattr(options, "minutes") and not getattr(options, "model", None):
-        images, _ = collect(options)
-        _featurizer(options).fit(with_plate_range(images, options.intensity, options))
+        images, known = collect(options)
+        _featurizer(options).fit(with_plate_range(images, known, options.intensity))
 
 
 def _embed(options: argparse.Namespace) -> None:
@@ -139,7 +140,7 @@ def _embed(options: argparse.Namespace) -> None:
     check_writable(out)
     model = _load(options.model)
     images, known = collect(options)
-    images = with_plate_range(images, model.intensity, options)
+    images = with_plate_range(images, known, model.intensity)
     profiles = _profiles(model, images, known)
     write_profiles(profiles, out, overwrite=options.overwrite)
     write_record(beside(out), make_record(options, model, images))
@@ -152,7 +153,7 @@ def _embed_partitions(options: argparse.Namespace) -> None:
         raise ValueError("--rows-per-partition continues: leave out --overwrite.")
     model = _load(options.model).set_params(verbose=True)
     images, known = collect(options)
-    images = with_plate_range(images, model.intensity, options)
+    images = with_plate_range(images, known, model.intensity)
     how = {"metadata": known, "rows_per_partition": options.rows_per_partition}
     gandl.embed_to_parquet(model, images, options.out, **how)
     if is_writer():
@@ -180,7 +181,7 @@ def _screen(options: argparse.Namespace) -> None:
     check_wells(known, options)
     with _new_folder(options) as out:
         model = _load(options.model) if options.model else _featurizer(options)
-        images = with_plate_range(images, model.intensity, options)
+        images = with_plate_range(images, known, model.intensity)
         if not options.model:
             model.fit(images)
         model.save(out / "model.safetensors")

@@ -1,5 +1,6 @@
 """Each command does what the estimators do, and loses nothing."""
 
+import argparse
 import hashlib
 import json
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 
 import joblib
 import numpy as np
@@ -18,10 +20,12 @@ import zarr
 
 import gandl._presets
 from gandl import GANDLFeaturizer, ImageCollection
-from gandl._cli_images import check_sites
+from gandl._arguments import make_parser
+from gandl._cli_images import _check_unit, check_sites, collect, with_plate_range
 from gandl.cli import main
 from gandl.datasets import make_screen
 from gandl.gan import Trainer
+from gandl.images._illumination import illumination_groups
 from gandl.profiles import read_profiles
 
 PATTERN = "images/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
@@ -547,6 +551,31 @@ def test_select_plates_and_intensity_of_each(folder, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_plates_that_the_plate_map_names_have_ranges_of_their_own(tmp_path):
+    """The files name barcodes alone, and what is a plate stands in the map."""
+    for k, barcode in enumerate(("BC1", "BC2")):
+        for well in ("A01", "A02"):
+            path = tmp_path / "plates" / barcode / f"{well}_w1.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, np.full((64, 64), 10 + 990 * k, dtype="uint16"))
+    (tmp_path / "map.csv").write_text(
+        "barcode,plate,well\nBC1,P1,A01\nBC1,P1,A02\nBC2,P2,A01\nBC2,P2,A02\n"
+    )
+    parser = make_parser()
+    options = parser.parse_args(
+        [
+            *("screen", str(tmp_path / "plates"), "--illumination", *CONTROLS),
+            *("--pattern", "{barcode}/{well}_w{channel}.tif"),
+            *("--plate-map", str(tmp_path / "map.csv"), "--out", "out"),
+        ]
+    )
+    images, known = collect(options)
+    assert known["plate"].tolist() == ["P1", "P1", "P2", "P2"]
+    ranged = with_plate_range(images, known, "plate")
+    np.testing.assert_allclose(ranged.intensity_range[:, 0, 0], [10, 10, 1000, 1000])
+    assert illumination_groups(images._source).tolist() == [0, 0, 1, 1]
+
+
 def test_plates_named_by_batch_are_scored_again(folder, model, tmp_path):
     given = ["--batch", "experiment", "plate", *CONTROLS]
     given += ["--plate-map", folder / "metadata.csv"]
@@ -572,6 +601,24 @@ def test_a_heading_of_another_unit_is_refused(folder, model, tmp_path, capsys):
     assert run(*given) == 1
     assert "names a unit, and --unit is 'µM': say --unit nM" in capsys.readouterr().err
     assert run(*given, "--unit", "nM") == 0
+
+
+@pytest.mark.parametrize(
+    ("heading", "unit"),
+    [
+        ("c/nM", "nM"),
+        ("Conc-nM", "nM"),
+        ("conc_uM", "µM"),
+        ("Conc (nmol/L)", "nM"),
+        ("Conc [pg/ml]", "pg/mL"),
+        ("treatment_conc", None),
+        ("log10 nM", None),
+    ],
+)
+def test_units_that_a_heading_names(heading, unit):
+    options = argparse.Namespace(concentration=heading, unit="mM")
+    with nullcontext() if unit is None else pytest.raises(ValueError, match=unit):
+        _check_unit(options)
 
 
 def test_plates_that_are_numbers_or_missing(folder, model, tmp_path, capsys):

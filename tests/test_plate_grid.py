@@ -116,6 +116,20 @@ def test_sheets_are_plates(write):
     assert list(only) == ["well", "compound", "dose"]
 
 
+def test_titles_and_headings_of_another_case(write):
+    """What is one column would be two, and wells without a compound are controls."""
+    sheets = {
+        "P1": grid("compound", 8, 12, place),
+        "P2": grid("Compound", 8, 12, place),
+    }
+    with pytest.raises(ValueError, match=r"'P2', line 1: the title 'Compound', where"):
+        read_plate_map(write(sheets, "map.xlsx"))
+    headings = {"P1": "dose", "P2": "Dose"}
+    sheets = {p: [["well", name], ["A1", "x"]] for p, name in headings.items()}
+    with pytest.raises(ValueError, match="'P2' has a column 'Dose', where 'P1' has"):
+        read_plate_map(write(sheets, "map.xlsx"))
+
+
 def test_sheets_that_are_tables(write):
     lines = [["Well", "compound", None], ["A1", "x"], [None], ["A2", 5]]
     table = read_plate_map(write({"P1": lines, "P2": lines[:2]}, "map.xlsx"))
@@ -247,8 +261,12 @@ def test_errors_of_the_spreadsheet(tmp_path):
         sheet.write_row(0, 0, ["well", "dose"])
         sheet.write(1, 0, "A1")
         sheet.write_formula(1, 1, "=1/0", value="#DIV/0!")
-    with pytest.raises(ValueError, match="sheet 'S': cell B2 is the error #DIV/0!"):
+        book.add_worksheet("map").write_column(0, 0, ["well", "A1"])
+    message = r"sheet 'S': cell B2 is the error #DIV/0!\. .* \(--sheet\)"
+    with pytest.raises(ValueError, match=message):
         read_plate_map(tmp_path / "map.xlsx")
+    alone = read_plate_map(tmp_path / "map.xlsx", sheet="map")
+    assert alone["well"].tolist() == ["A1"]
 
 
 def test_a_well_that_became_a_date(tmp_path):

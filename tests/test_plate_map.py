@@ -256,3 +256,16 @@ def test_kind_errors():
         ValueError, match=r"well A03 \(and 1 more\), treated with 'drug'.*'0,3'"
     ):
         well_kinds(wells(dose=odd), **COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["map.csv", "map.parquet"])
+def test_blank_rows_are_none(tmp_path, name):
+    """As spreadsheets save lines that were once filled."""
+    table = pd.DataFrame({"well": ["A1", None, "A2"], "compound": ["x", None, None]})
+    write = {"csv": table.to_csv, "parquet": table.to_parquet}
+    write[name.partition(".")[2]](tmp_path / name, index=False)
+    wells = pd.DataFrame({"well": ["A01", "A02"]})
+    X = ImageCollection.from_array(np.zeros((2, 1, 1, 1)), metadata=wells)
+    for told in (tmp_path / name, table):
+        joined = X.with_plate_map(told).metadata
+        assert joined["compound"].fillna("none").tolist() == ["x", "none"]

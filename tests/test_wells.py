@@ -27,6 +27,8 @@ from gandl._wells import row_letters, well_name, well_position
         ("r01c01", (0, 0)),
         ("R16C24", (15, 23)),
         ("R01", (17, 0)),
+        ("A - 1", (0, 0)),  # of IN Cell Analyzer
+        ("002011", (1, 10)),  # of Columbus
     ],
 )
 def test_names(name, position):

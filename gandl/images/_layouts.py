@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from gandl._tables import USUAL, composed
+from gandl._tables import USUAL, composed, usual_name
 from gandl.images._microscopes import list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
@@ -92,15 +92,17 @@ def _check_table(table: pd.DataFrame, columns: list[str]) -> None:
 
 
 def _refuse_rows_of_channels(table: pd.DataFrame, columns: list[str]) -> None:
-    keys = [name for name in USUAL if name in table]
-    if len(columns) > 1 or "channel" not in table or columns == ["channel"]:
+    bare: dict[str, Any] = {usual_name(name).lower(): name for name in table}
+    keys = [bare[name] for name in USUAL if name in bare]
+    channel = bare.get("channel")
+    if len(columns) > 1 or channel is None or columns == [channel]:
         return
-    if keys and (table.groupby(keys)["channel"].nunique() > 1).any():
+    if keys and (table.groupby(keys)[channel].nunique() > 1).any():
         raise ValueError(
             "The table has a row for each file of an image, told apart by its column "
-            "'channel': give each channel a column of paths, as in table.pivot(index="
-            f"{keys}, columns='channel', values={columns[0]!r}).reset_index(), and "
-            "name these as `path`."
+            f"{channel!r}: give each channel a column of paths, as in table.pivot("
+            f"index={keys}, columns={channel!r}, values={columns[0]!r}).reset_index(), "
+            "and name these as `path`."
         )
 
 

@@ -16,6 +16,8 @@ from gandl._wells import well_name
 _WELL = r"(?P<well>[A-Za-z]{1,2}\d{2})"
 _GUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _SUFFIX = r"\.(?:tiff?|TIFF?|png|PNG)"
+_IMAGE = re.compile(r"\.(?:tiff?|png)$", re.IGNORECASE)
+_HIDDEN = re.compile(r"[.@#$]|__")  # folders of systems, not of plates
 # The experiment is what the name of a file begins with, as short as can be, lest site
 # s10 be a well; "._" are macOS's own files.
 _EXPERIMENT = r"(?P<experiment>(?!\._)[^/]+?)_"
@@ -49,7 +51,7 @@ MICROSCOPES = (
     _microscope(
         "phenix operetta jump",
         "{plate}__{measurement}/Images/r01c01f{site}p{z}-ch{channel}sk{t}fk1fl1.tiff",
-        r"(?P<plate>[^/]+?)(?:__(?P<measurement>[^/]+))?/(?:[Ii]mages/)?"
+        r"(?P<plate>[^/]+?)(?:__(?P<measurement>(?:(?!__)[^/])+))?/(?:[Ii]mages/)?"
         r"(?:r\d+c\d+/)?r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+)p(?P<z>\d+)"
         r"-ch(?P<channel>\d+)(?:sk|t)(?P<t>\d+)(?:fk\d+fl\d+)?",
     ),
@@ -148,7 +150,39 @@ def list_microscope(root: str, name: str | None) -> Found:
             f"{root!r}, such as {examples}. Tried, with the number of files that fit: "
             f"{counts}. {remedy}, by `pattern`."
         )
-    return _fields(tried[found[0]], fitting[found[0]])
+    matches = fitting[found[0]]
+    _tell_folders_without(root, paths, matches)
+    return _fields(tried[found[0]], matches)
+
+
+def _tell_folders_without(root: str, paths: list[str], matches: list[_Match]) -> None:
+    """Warn of folders beside those of plates that have images, none of which fits."""
+    above = _above(root)
+    taken = {m.plate_folder.removeprefix(above) for m in matches}
+    taken = {folder for folder in taken if not folder.startswith("/")}
+    depths = sorted({folder.count("/") + 1 for folder in taken})
+    fit = {match.path for match in matches}
+    without: dict[str, str] = {}
+    for path in paths:
+        if above + path in fit or not _IMAGE.search(path):
+            continue
+        *folders, _ = path.split("/")
+        at = ["/".join(folders[:depth]) for depth in depths if depth <= len(folders)]
+        if taken.isdisjoint(at) and not any(map(_HIDDEN.match, folders)):
+            for folder in at:
+                without.setdefault(folder, path)
+    for folder in taken:  # what lies above a plate is none
+        for depth in depths:
+            without.pop("/".join(folder.split("/")[:depth]), None)
+    if without:
+        examples = ", ".join(map(repr, islice(without.values(), _N_EXAMPLES)))
+        warnings.warn(
+            f"{len(without)} folders beside those of plates have images of which no "
+            f"name fits, such as {examples}. They are left out: if they are plates, "
+            "rename these files, or describe all by a `pattern` of your own.",
+            UserWarning,
+            stacklevel=5,  # whoever calls from_folder
+        )
 
 
 def _called(name: str) -> Microscope:
@@ -178,6 +212,10 @@ def _files(root: str) -> Iterator[str]:
         yield from (start + name for name in sorted(names))
 
 
+def _above(root: str) -> str:
+    return root.replace(os.sep, "/").rstrip("/") + "/"
+
+
 class _Match(NamedTuple):
     path: str
     plate_folder: str
@@ -186,7 +224,7 @@ class _Match(NamedTuple):
 
 def _matches(root: str, paths: list[str], microscope: Microscope) -> list[_Match]:
     # The names of the root and of what lies above it may be those of the plate.
-    above = root.replace(os.sep, "/").rstrip("/") + "/"
+    above = _above(root)
     matches = []
     for path in paths:
         if match := microscope.path.fullmatch(above + path):

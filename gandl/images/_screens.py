@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from sklearn.utils import check_consistent_length
 
 from gandl._plate_map import join_plate_map, read_plate_map
 from gandl._row_labels import rows_of_each
@@ -170,7 +171,10 @@ class ScreenView(ImageView):
         return self._replace(_metadata=joined)
 
     def with_illumination(
-        self, by: str | Sequence[str] | None = "plate", *, max_images: int = 128
+        self,
+        by: str | Sequence[str] | pd.Series | None = "plate",
+        *,
+        max_images: int = 128,
     ) -> Self:
         """Divide images by the uneven illumination of the group they belong to.
 
@@ -183,9 +187,9 @@ class ScreenView(ImageView):
 
         Parameters
         ----------
-        by : str, list of str or None, default="plate"
-            The column or columns of the metadata whose values make the groups. None
-            makes one group of all images.
+        by : str, list of str, Series or None, default="plate"
+            The column or columns of the metadata whose values make the groups, or the
+            group of each image, in order. None makes one group of all images.
         max_images : int, default=128
             How many evenly spaced images of each group are read, one at a time.
 
@@ -242,7 +246,7 @@ class ScreenView(ImageView):
 
     def with_intensity_range(
         self,
-        by: str | Sequence[str] | None = "plate",
+        by: str | Sequence[str] | pd.Series | None = "plate",
         *,
         low: float = LOW,
         high: float = HIGH,
@@ -256,9 +260,9 @@ class ScreenView(ImageView):
 
         Parameters
         ----------
-        by : str, list of str or None, default="plate"
-            The column or columns of the metadata whose values make the groups. None
-            makes one group of all images.
+        by : str, list of str, Series or None, default="plate"
+            The column or columns of the metadata whose values make the groups, or the
+            group of each image, in order. None makes one group of all images.
         low, high : float, default=0.1, 99.9
             The percentiles of each channel over the group.
         max_images : int, default=512
@@ -294,9 +298,15 @@ class ScreenView(ImageView):
             ranges.append(range_of_rows(self, rows, low=low, high=high))
         return self._replace(_group_of=group_of, _group_ranges=np.stack(ranges))
 
-    def _groups(self, by: str | Sequence[str] | None) -> np.ndarray:
+    def _groups(self, by: str | Sequence[str] | pd.Series | None) -> np.ndarray:
         if by is None:
             return np.zeros(len(self), dtype=np.intp)
+        if isinstance(by, pd.Series):
+            check_consistent_length(self, by)
+            groups = pd.DataFrame({"group": by.to_numpy()}).groupby(
+                "group", dropna=False
+            )
+            return groups.ngroup().to_numpy(dtype=np.intp)
         columns = [by] if isinstance(by, str) else list(by)
         unknown = [name for name in columns if name not in self._metadata.columns]
         if unknown or not columns:
@@ -305,5 +315,5 @@ class ScreenView(ImageView):
                 f"{list(self._metadata.columns)}. Choose `by` among these, or None for "
                 "one group of all images."
             )
-        groups = self._metadata.groupby(columns, dropna=False, observed=True)
-        return groups.ngroup().to_numpy(dtype=np.intp)
+        of_columns = self._metadata.groupby(columns, dropna=False, observed=True)
+        return of_columns.ngroup().to_numpy(dtype=np.intp)

@@ -186,12 +186,41 @@ def test_names_of_macos(make):
     assert np.asarray(X).shape == (1, 1, 4, 5)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (  # IN Cell Analyzer
+            "{plate}/{well}(fld {site} wv {channel}).tif",
+            [
+                "P1/B - 03(fld 1 wv DAPI - DAPI).tif",
+                "P1/B - 03(fld 1 wv Cy3 - Cy3).tif",
+            ],
+        ),
+        (  # Columbus
+            "{plate}/{well}-{site}-001001{channel}.tif",
+            ["P1/002003-1-001001001.tif", "P1/002003-1-001001002.tif"],
+        ),
+    ],
+)
+def test_patterns_of_docs_go_with_a_plate_map(make, pattern, names):
+    X = ImageCollection.from_folder(make(*names), pattern)
+    assert X.shape[:2] == (1, 2)
+    layout = pd.DataFrame({"plate": ["P1"], "well": ["B3"], "compound": ["taxol"]})
+    joined = X.with_plate_map(layout).metadata
+    assert joined[["well", "compound"]].to_numpy().tolist() == [["B03", "taxol"]]
+
+
 def test_a_table_with_a_row_a_channel(make):
     root = make("a.tif", "b.tif")
     table = pd.DataFrame({"well": "A01", "channel": ["DNA", "actin"]})
     table["path"] = ["a.tif", "b.tif"]
     with pytest.raises(ValueError, match=r"table\.pivot\(.*values='path'\)"):
         ImageCollection.from_table(table, path="path", root=root)
+    names = {"well": "Metadata_Well", "channel": "Metadata_Channel"}
+    for other in (table.rename(columns=names), table.rename(columns=str.title)):
+        path = "Path" if "Path" in other else "path"
+        with pytest.raises(ValueError, match=r"\['.*Well'\], columns='.*Channel'"):
+            ImageCollection.from_table(other, path=path, root=root)
     for allowed in (table.drop(columns="well"), table.assign(well=["A01", "A02"])):
         X = ImageCollection.from_table(allowed, path="path", root=root)
         assert X.shape[0] == 2

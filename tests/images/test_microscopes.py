@@ -311,3 +311,27 @@ def test_links_in_a_circle(make):
     root = make(*harmony("P1"))
     (root / "P1" / "again").symlink_to(root, target_is_directory=True)
     assert len(ImageCollection.from_folder(root)) == 2
+
+
+def test_plates_named_with_two_underscores(make):
+    plates = ["Screen__P2", "Screen__P3"]
+    names = [name for p in plates for name in harmony(f"{p}__2024-M 1/Images")]
+    X = ImageCollection.from_folder(make(*names))
+    assert X.metadata["plate"].unique().tolist() == plates
+    assert X.metadata["measurement"].unique().tolist() == ["2024-M 1"]
+
+
+def test_plates_of_which_no_file_fits_are_told(make):
+    whole = [f"day/{p}/TimePoint_1/E_A01_s1.TIF" for p in ("P1", "P2")]
+    others = [
+        "day/P3/TimePoint_1/E_A01.TIF",  # one site, one wavelength, no GUID
+        "day/P3/TimePoint_1/E_A02.TIF",
+        "day/P1/TimePoint_1/shading.tif",
+        "day/P1/thumbs/E_A01.TIF",
+        "day/.hidden/a.tif",
+        "day/overview.png",
+        "__MACOSX/P1/a.tif",
+    ]
+    with pytest.warns(UserWarning, match=r"1 folders beside .*P3/TimePoint_1/E_A01\."):
+        X = ImageCollection.from_folder(make(*whole, *others))
+    assert X.metadata["plate"].tolist() == ["P1", "P2"]
