@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
+import itertools
 import os
 import re
 import unicodedata
@@ -15,7 +17,6 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 USUAL = ("plate", "well", "site")
-_NOT_A_NUMBER = re.compile(r"([^\W`]+|`.*?`)\s*(?:!=|\bnot in\b)\s*[\[(]?\s*[\d.]")
 DAMAGE = (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error)  # of a text file
 
 
@@ -28,17 +29,21 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
     if os.fspath(path).lower().endswith(".parquet"):
         return with_usual_names(_read_parquet(path))
+    table = read_text(path, dtype=str, na_filter=False)
+    table = table.apply(lambda column: column.astype(object).str.strip())
+    return with_usual_names(table.mask(table == ""))
+
+
+def read_text(path: str | os.PathLike[str], **how: Any) -> pd.DataFrame:
+    """Read csv or tsv; fields and headings are to be as many, and headings unique."""
+    how |= {"sep": separator(path), "encoding": "utf-8-sig"}
     try:
         with warnings.catch_warnings():
             # Of fields that no heading is for.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            how: dict[str, Any] = {
-                "sep": separator(path),
-                "dtype": str,
-                "encoding": "utf-8-sig",
-                "na_filter": False,
-            }
-            headings = pd.read_csv(path, header=None, nrows=1, **how).iloc[0]
+            headings = pd.read_csv(
+                path, header=None, nrows=1, **how | {"dtype": str}
+            ).iloc[0]
             table = pd.read_csv(path, index_col=False, **how)
     except pd.errors.ParserWarning:
         raise ValueError(
@@ -53,11 +58,10 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     ) as error:
         raise no_table(path, error) from None
     # pandas would number them.
-    twice = headings[headings.duplicated() & (headings.str.strip() != "")]
+    twice = headings[headings.duplicated() & (headings.fillna("").str.strip() != "")]
     if len(twice):
         raise ValueError(f"{os.fspath(path)!r} has several columns {twice.iloc[0]!r}.")
-    table = table.apply(lambda column: column.astype(object).str.strip())
-    return with_usual_names(table.mask(table == ""))
+    return table
 
 
 def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
@@ -78,20 +82,61 @@ def no_column(name: str, table: pd.DataFrame) -> str:
 def query_rows(table: pd.DataFrame, query: str) -> np.ndarray:
     """Numbers of the rows that fulfil a condition, as `DataFrame.query` takes it."""
     hint = (
-        'Columns of file names and tables are text: plate == "1". A name with blanks '
-        'stands in backticks: `cell type` == "HeLa".'
+        'Columns of file names and tables are text: plate == "1", or dose.astype('
+        '"float") > 1. A name with blanks stands in backticks: `cell type` == "HeLa".'
     )
+    if name := _text_with_number(query, table):
+        raise ValueError(f"{query!r} compares the text {name!r} with a number. {hint}")
     try:
-        rows = table.reset_index(drop=True).query(query).index.to_numpy()
+        return table.reset_index(drop=True).query(query).index.to_numpy()
     except Exception as error:  # pandas raises many kinds
         raise ValueError(
             f"{query!r}: {error}. There are the columns {list(table)}. {hint}"
         ) from None
-    no_numbers = table.columns[[not is_numeric_dtype(t) for t in table.dtypes]]
-    compared = {found[1].strip("`") for found in _NOT_A_NUMBER.finditer(query)}
-    if len(rows) == len(table) and not compared.isdisjoint(map(str, no_numbers)):
-        warnings.warn(f"{query!r} takes all rows. {hint}", UserWarning, stacklevel=3)
-    return rows
+
+
+def _text_with_number(query: str, table: pd.DataFrame) -> str | None:
+    """A column of text that a query holds against numbers, which it never equals."""
+    quoted: list[str] = []
+
+    def unquote(match: re.Match[str]) -> str:
+        quoted.append(match[1])
+        return f"_quoted_{len(quoted) - 1}_"
+
+    # As pandas reads it.
+    python = re.sub("`(.*?)`", unquote, query).replace("@", "")
+    python = python.replace("&", " and ").replace("|", " or ").strip()
+    try:
+        tree = ast.parse(python, mode="eval")
+    except SyntaxError:
+        return None  # pandas tells
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        for pair in itertools.pairwise(sides):
+            for side, other in (pair, pair[::-1]):
+                if not isinstance(side, ast.Name) or not _has_number(other):
+                    continue
+                number = re.fullmatch(r"_quoted_(\d+)_", side.id)
+                name = quoted[int(number[1])] if number else side.id
+                if name in table and _is_text(table[name]):
+                    return name
+    return None
+
+
+def _has_number(node: ast.expr) -> bool:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return False
+    values = value if isinstance(value, list | tuple | set) else [value]
+    return any(isinstance(value, int | float) for value in values)
+
+
+def _is_text(column: pd.Series) -> bool:
+    values = column.dropna()
+    return len(values) > 0 and all(isinstance(value, str) for value in values.unique())
 
 
 def separator(path: str | os.PathLike[str]) -> str:
@@ -114,7 +159,7 @@ def separator(path: str | os.PathLike[str]) -> str:
 
 def _read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path, partitioning=None)  # not of its folders
     except ImportError as error:
         raise ImportError(
             f"Reading {os.fspath(path)!r} needs pyarrow. Install it: "

@@ -150,8 +150,8 @@ def read_partitions(folder: Path) -> pd.DataFrame:
             f"first: {missing[0].name!r}. Embed with what they were begun with, which "
             "computes those alone."
         )
-    # Not what else may lie there.
-    return pq.read_table(paths).to_pandas()
+    # Not what else may lie there, nor what the names of folders above may say.
+    return pq.read_table(paths, partitioning=None).to_pandas()
 
 
 def profiles_schema(metadata: pd.DataFrame, names: list[str]) -> Any:

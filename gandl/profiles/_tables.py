@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._files import whole_file
-from gandl._tables import separator
+from gandl._tables import read_text, separator
 
 _METADATA = "Metadata_"
 # As pycytominer looks for them.
@@ -327,7 +327,7 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
         profiles = read_partitions(Path(path))
     elif _suffix(path) == ".parquet":
         check_pyarrow()
-        profiles = pd.read_parquet(path)
+        profiles = pd.read_parquet(path, partitioning=None)  # not of its folders
     else:
         separated = separator(path)
         columns = pd.read_csv(path, nrows=0, sep=separated).columns
@@ -341,10 +341,11 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
             )
         text = {name: str for name in columns if name.startswith(_METADATA)}
         # Only an empty field is missing: "NA" and "None" are names of compounds too.
-        how: Any = {"sep": separated, "dtype": text, "na_values": [""]}
-        profiles = pd.read_csv(path, keep_default_na=False, **how)
+        how: Any = {"dtype": text, "na_values": [""], "keep_default_na": False}
+        how["float_precision"] = "round_trip"
+        profiles = read_text(path, **how)
         if separated == ";" and profiles.select_dtypes("number").shape[1] == 0:
-            profiles = pd.read_csv(path, keep_default_na=False, decimal=",", **how)
+            profiles = read_text(path, decimal=",", **how)
     try:
         feature_columns(profiles)
     except ValueError as error:

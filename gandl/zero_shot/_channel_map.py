@@ -122,6 +122,12 @@ def _place(channel: Any, names: Sequence[str], whose: str) -> int:
         return names.index(channel)
     is_index = isinstance(channel, Integral) and not isinstance(channel, bool)
     if is_index and 0 <= channel < len(names):
+        if str(channel) in names and names[channel] != str(channel):
+            raise ValueError(
+                f"Channel {channel!r} of {whose} is ambiguous: write {str(channel)!r} "
+                f"for the one of that name, {names[channel]!r} for the one at that "
+                "index."
+            )
         return int(channel)
     raise ValueError(
         f"There is no channel {channel!r} in {whose}: it has {list(names)}, numbered "

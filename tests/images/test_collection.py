@@ -115,11 +115,16 @@ def test_select(X, pixels):
     np.testing.assert_array_equal(np.asarray(view), pixels[rows])
     assert len(X.select("dose > 2")) == 0
     with pytest.raises(
-        ValueError, match=r"'plate > 3': .* the columns \['plate'.*text"
+        ValueError, match=r"'plate > dose': .* the columns \['plate'.*text"
     ):
-        X.select("plate > 3")
-    with pytest.warns(UserWarning, match="'plate != 1053597801' takes all rows.*text"):
-        assert len(X.select("plate != 1053597801")) == len(X)
+        X.select("plate > dose")
+    for query in (
+        "plate != 1053597801 and dose > 0",
+        "dose > 0 & (3 == plate)",
+        "~(`plate` in [1, 2])",
+    ):
+        with pytest.raises(ValueError, match="compares the text 'plate' with a number"):
+            X.select(query)
     assert len(X.select("plate != '7'")) == len(X.select("dose != 7")) == len(X)
 
 

@@ -111,3 +111,10 @@ def test_a_partition_knows_what_it_was_made_of(tmp_path):
     assert not partitions.is_finished(1, ORIGIN)
     partitions.path(1).unlink()
     assert not partitions.is_finished(1, ORIGIN)
+
+
+def test_names_of_folders_above_are_no_columns(tmp_path):
+    folder = tmp_path / "seed=4" / "out"
+    folder.parent.mkdir()
+    written(folder, pd.DataFrame({"plate": ["1", "2"]}), 1)
+    assert list(read_profiles(folder)) == ["Metadata_Plate", "feature_0"]

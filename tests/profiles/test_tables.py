@@ -192,6 +192,12 @@ def test_file_errors(images, tmp_path, monkeypatch):
     images.to_csv(tmp_path / "with_index.csv")
     with pytest.raises(ValueError, match=r"index\.csv': column 1 has no name, .*False"):
         read_profiles(tmp_path / "with_index.csv")
+    (tmp_path / "comma.csv").write_text("Metadata_compound,f\n2,4-dinitrophenol,1\n")
+    with pytest.raises(ValueError, match=r"comma\.csv' is no table: a row has more"):
+        read_profiles(tmp_path / "comma.csv")
+    (tmp_path / "twice.csv").write_text("Metadata_Well,f,f\nA01,1,2\n")
+    with pytest.raises(ValueError, match=r"twice\.csv' has several columns 'f'"):
+        read_profiles(tmp_path / "twice.csv")
     images.to_csv(tmp_path / "semicolons.csv", sep=";", index=False)
     assert list(read_profiles(tmp_path / "semicolons.csv")) == list(images)
     images.to_csv(tmp_path / "commas.csv", sep=";", decimal=",", index=False)
@@ -229,3 +235,19 @@ def test_pycytominer_and_copairs_take_them_as_they_are(images, tmp_path, suffix)
         progress_bar=False,
     )
     assert found["average_precision"].between(0, 1).all()
+
+
+def test_a_csv_file_gives_back_the_same_bits(tmp_path):
+    profiles = pd.DataFrame({"f": np.random.default_rng(0).normal(size=2000)})
+    write_profiles(profiles, tmp_path / "a.csv")
+    pd.testing.assert_frame_equal(
+        read_profiles(tmp_path / "a.csv"), profiles, check_exact=True
+    )
+
+
+def test_names_of_folders_are_no_columns(tmp_path):
+    folder = tmp_path / "Metadata_Plate=7"
+    folder.mkdir()
+    profiles = pd.DataFrame({"Metadata_Plate": ["P1"], "f": [0.5]})
+    write_profiles(profiles, folder / "a.parquet")
+    pd.testing.assert_frame_equal(read_profiles(folder / "a.parquet"), profiles)

@@ -124,6 +124,15 @@ def test_names_indices_and_order_say_the_same(fitted):
         np.testing.assert_array_equal(np.asarray(adapted), expected)
 
 
+def test_a_number_that_is_another_channels_name(fitted):
+    X = collection(channels=("1", "2", "3"))
+    ask = {"DNA": 1, "ER": "2", "actin": "3"}
+    with pytest.raises(ValueError, match=r"'1' for the one of that name, '2' for the"):
+        ChannelAdapter(featurizer=fitted, channels=ask).fit(X)
+    adapter = ChannelAdapter(featurizer=fitted, channels=ask | {"DNA": "1"}).fit(X)
+    assert adapter.channel_map_ == {"DNA": "1", "ER": "2", "actin": "3"}
+
+
 def test_what_a_mapping_leaves_out_plays_those_of_its_name(fitted):
     X = collection(channels=("Hoechst", "ER", "actin"))
     adapter = ChannelAdapter(
