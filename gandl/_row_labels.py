@@ -23,7 +23,10 @@ def batch_of_rows(batch: Any, n: int) -> np.ndarray:
 
 def sorted_batches(rows: np.ndarray) -> np.ndarray:
     """The batches among rows, each once."""
-    return np.array(sorted(set(rows), key=str), dtype=object)
+    names = sorted(set(rows), key=str)
+    batches = np.empty(len(names), dtype=object)
+    batches[:] = names  # tuples, too
+    return batches
 
 
 def batch_positions(rows: np.ndarray, batches: np.ndarray) -> np.ndarray:

@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 
 from gandl.plotting._style import BLACK, BLUE, ORANGE, label_doses, new_grid, plain
-from gandl.scoring import DoseResponseScorer
 
 _COLUMNS = 5
 _COLOURS = {"hit": BLUE, "toxic": ORANGE, "inactive": BLACK}
 
 
-def draw_by_dose(table: pd.DataFrame, scorer: DoseResponseScorer, unit: str) -> Any:
+def draw_by_dose(table: pd.DataFrame, unit: str) -> Any:
     """Draw the means of a table of compounds, and what they are called by; a figure.
 
-    Dotted lines are the thresholds of as many replicates as a dose has on average.
+    Dotted lines are the thresholds of their replicates.
     """
     figure, axes = new_grid(
         None,
@@ -32,10 +31,8 @@ def draw_by_dose(table: pd.DataFrame, scorer: DoseResponseScorer, unit: str) -> 
         if not np.isfinite(lowest):
             lowest = 1.0
         at = np.where(dose > 0, dose, lowest / 10)  # zero: a decade to the left
-        counts = np.full(len(dose), row["n_rows"] / len(dose))
-        below, above = (limit[0] for limit in scorer.thresholds(counts))
-        ax.axhline(below, color=BLUE, ls=":", lw=1)
-        ax.axhline(above, color=ORANGE, ls=":", lw=1)
+        for limits, colour in (("hit_below", BLUE), ("toxic_above", ORANGE)):
+            ax.plot(*_across(at, np.array(row[limits])), color=colour, ls=":", lw=1)
         ax.plot(at, row["on"], "o-", color=BLUE, ms=3.5, lw=1, label="on")
         ax.plot(at, row["off"], "X-", color=ORANGE, ms=4, lw=1, label="off")
         ax.set_xscale("log")
@@ -49,3 +46,10 @@ def draw_by_dose(table: pd.DataFrame, scorer: DoseResponseScorer, unit: str) -> 
     figure.supxlabel(f"concentration ({plain(unit)})", fontsize="small")
     figure.supylabel("on- and off-perturbation", fontsize="small")
     return figure
+
+
+def _across(at: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A line of limits by dose, that of a single dose half a decade to either side."""
+    if len(at) > 1:
+        return at, limits
+    return at * [10**-0.5, 10**0.5], limits.repeat(2)

@@ -212,8 +212,11 @@ class _Page:
             str(name): np.flatnonzero(kind == name)
             for name in (axis.negative_, axis.positive_)
         }
-        is_control = np.isin(kind, [axis.negative_, axis.positive_])
-        treated = ~is_control & wells["compound"].notna().to_numpy()
+        is_control = (kind == axis.negative_) | (kind == axis.positive_)
+        reasons = wells.get("left_out", pd.Series("", index=wells.index))
+        is_left_out = (reasons.notna() & (reasons != "")).to_numpy()
+        self.wells_left_out = wells.assign(why=reasons.astype(object))[is_left_out]
+        treated = ~is_control & ~is_left_out & wells["compound"].notna().to_numpy()
         if not treated.any():
             raise ValueError(
                 "No well is treated: each is a control or has no compound."
@@ -230,9 +233,6 @@ class _Page:
             self.dose[treated],
             batch=None if batch is None else batch[treated],
         )
-        reasons = wells.get("left_out", pd.Series("", index=wells.index))
-        is_left_out = reasons.notna() & (reasons != "")
-        self.wells_left_out = wells.assign(why=reasons.astype(object))[is_left_out]
         self._ranges: np.ndarray | None = None
 
     def summary(self) -> str:
@@ -398,7 +398,7 @@ class _Page:
     def by_dose(self, n_hits: int) -> str:
         shown = self.table[:n_hits]
         cut = f"<p>The first {n_hits} of {len(self.table)}, by q.</p>"
-        figure = draw_by_dose(shown, self.scorer, self.unit)
+        figure = draw_by_dose(shown, self.unit)
         drawn = wide(picture(figure, "means of each compound by dose"))
         return (cut if n_hits < len(self.table) else "") + drawn
 

@@ -18,6 +18,7 @@ from gandl.scoring._logistic import ByDose, bounds, by_dose, curve_at, fit_curve
 from gandl.scoring._profile_likelihood import curves_that_fit
 
 MIN_DOSES = 4  # to fit a curve to
+_MIN_RESPONSES = 5  # one more than it has parameters
 _NAMES = ("bottom", "top", "log_ec50", "slope")
 
 
@@ -151,7 +152,7 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         dose, y = dose[known], y[known]
         self.n_responses_ = len(y)
         self._set_constant(float(y.mean()))
-        if len(np.unique(dose)) >= MIN_DOSES and len(y) >= 5 and np.ptp(y) > 0:
+        if has_curve(dose) and np.ptp(y) > 0:
             self._fit_curve(_log10(dose), y)
         return self
 
@@ -252,6 +253,11 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         tags.input_tags.positive_only = True
         tags.regressor_tags.poor_score = True  # where the response is no curve of X
         return tags
+
+
+def has_curve(dose: np.ndarray) -> bool:
+    """Whether responses at these concentrations are enough to fit a curve to."""
+    return len(np.unique(dose)) >= MIN_DOSES and len(dose) >= _MIN_RESPONSES
 
 
 def _log10(dose: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from sklearn.utils import assert_all_finite, check_consistent_length, column_or_
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gandl._row_labels import batch_of_rows
-from gandl.scoring._dose_response import MIN_DOSES, DoseResponseRegressor
-from gandl.scoring._hits import HitCaller
+from gandl.scoring._dose_response import DoseResponseRegressor, has_curve
+from gandl.scoring._hits import HitCaller, effective_batches
 from gandl.scoring._perturbation import PerturbationScorer
 
 # Negative controls of a batch below which their deviations, and with them the scores
@@ -79,12 +79,14 @@ class DoseResponseScorer(BaseEstimator):
     [1]_) below ``alpha``, and its mean at some concentration is a hit by ``hits``,
     whose ``quantile`` the concentrations share; else toxic if it is at any; else
     inactive. A mean over n replicates is called by what means of n further controls
-    would be.
+    on as many batches would be.
 
-    A compound with fewer than four concentrations (zero, of controls, is one) has no
-    curve, and no p- and q-value: its means alone decide, as they do for about
-    ``hits.quantile`` of inert compounds. In a screen of many at a single dose, that is
-    the share of false hits to expect.
+    A compound with fewer than four concentrations (zero, of controls, is one) or five
+    responses has no curve, and no p- and q-value: its means alone decide, as they do
+    for about ``hits.quantile`` of inert compounds. In a screen of many at a single
+    dose, that is the share of false hits to expect. A compound that has more, but too
+    few below its onset of toxicity, is tested there in vain (``p_value`` 1): what
+    poisons cells is no hit at the doses just below.
 
     References
     ----------
@@ -176,7 +178,12 @@ class DoseResponseScorer(BaseEstimator):
             )
         known = ~np.isnan(scores[:, 0])
         self.hits_ = clone(self.hits or HitCaller()).set_params(negative=0, positive=1)
-        self.hits_.fit(scores[known], self.perturbation_.control_kinds_[known])
+        axis = self.perturbation_
+        self.hits_.fit(
+            scores[known],
+            axis.control_kinds_[known],
+            batch=axis.control_batches_[known],
+        )
         self._tell_few_controls()
         return self
 
@@ -213,7 +220,8 @@ class DoseResponseScorer(BaseEstimator):
             "bottom", "top", "slope", "p_value" and "q_value" (NaN with too few
             concentrations for a curve), "toxic_from" (the concentration from which on
             it is toxic, NaN if none), "extrapolated", "non_monotonic", "n_rows", and
-            lists by dose: "concentrations", "on", "off" (means), "calls".
+            lists by dose: "concentrations", "on", "off" (means), "hit_below",
+            "toxic_above" (what these are called by), "calls".
 
         Raises
         ------
@@ -238,15 +246,17 @@ class DoseResponseScorer(BaseEstimator):
         position, names = pd.factorize(compound, sort=True)
         ends = np.bincount(position).cumsum()[:-1]
         rows = np.split(np.argsort(position, kind="stable"), ends)
-        of = None if batch is None else batch_of_rows(batch, len(scores))
-        judged = [self._by_dose(scores[where], dose[where]) for where in rows]
+        of = batch_of_rows(batch, len(scores))
+        judged = [
+            self._by_dose(scores[where], dose[where], of[where]) for where in rows
+        ]
         fitted = [
             where[of_curve(found["toxic_from"], dose[where])]
             for where, found in zip(rows, judged, strict=True)
         ]
         data = [
             self.curve_data(
-                scores[where, 0], dose[where], None if of is None else of[where]
+                scores[where, 0], dose[where], None if batch is None else of[where]
             )
             for where in fitted
         ]
@@ -255,11 +265,11 @@ class DoseResponseScorer(BaseEstimator):
         )
         p_values = np.array([curve.p_value_ for curve in curves])
         # Zero is one of them if controls did join.
-        n_doses = [
-            len(np.unique(np.append(dose[where], points[0])))
-            for where, points in zip(rows, data, strict=True)
+        joined = [
+            np.append(dose[where], points[0][len(below) :])
+            for where, below, points in zip(rows, fitted, data, strict=True)
         ]
-        tested = np.array(n_doses) >= MIN_DOSES
+        tested = np.array([has_curve(doses) for doses in joined])
         p_values[~tested] = np.nan
         q_values = p_values.copy()
         if tested.any():
@@ -302,7 +312,7 @@ class DoseResponseScorer(BaseEstimator):
         known = axis.control_scores_[:, 0]
         joins = (axis.control_kinds_ == 1) & ~np.isnan(known)
         if batch is not None and list(axis.batches_) != ["all"]:
-            named = np.unique(batch_of_rows(batch, len(on)))
+            named = set(batch_of_rows(batch, len(on)))
             # By hash: np.isin sorts all controls, for each compound anew.
             joins &= pd.Series(axis.control_batches_, dtype=object).isin(named)
         return (
@@ -310,26 +320,9 @@ class DoseResponseScorer(BaseEstimator):
             np.append(on, known[joins]),
         )
 
-    def thresholds(self, n_rows: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return what a compound's concentrations are called by.
-
-        Parameters
-        ----------
-        n_rows : array-like of int of shape (n,)
-            Replicates at each of its concentrations.
-
-        Returns
-        -------
-        tuple of ndarray of shape (n,)
-            On-perturbation that a hit's mean is below, which the concentrations share,
-            and off-perturbation that a toxic one is above.
-        """
-        check_is_fitted(self)
-        below, _ = self.hits_.thresholds(n_rows, n_calls=len(n_rows))
-        _, above = self.hits_.thresholds(n_rows)
-        return below, above
-
-    def _by_dose(self, scores: np.ndarray, dose: np.ndarray) -> dict[str, Any]:
+    def _by_dose(
+        self, scores: np.ndarray, dose: np.ndarray, of: np.ndarray
+    ) -> dict[str, Any]:
         """Means, calls and onset of toxicity; infinity where there is none."""
         doses, position, counts = np.unique(
             dose, return_inverse=True, return_counts=True
@@ -337,7 +330,9 @@ class DoseResponseScorer(BaseEstimator):
         means = np.stack(
             [scores[position == k].mean(axis=0) for k in range(len(doses))]
         )
-        below, above = self.thresholds(counts)
+        n_batches = [effective_batches(of[position == k]) for k in range(len(doses))]
+        below, _ = self.hits_.thresholds(counts, len(doses), n_batches)
+        _, above = self.hits_.thresholds(counts, n_batches=n_batches)
         elsewhere = means[:, 1] > above
         toxic = np.logical_and.accumulate(elsewhere[::-1])[::-1]
         rescued = (means[:, 0] < below) & ~elsewhere
@@ -348,6 +343,8 @@ class DoseResponseScorer(BaseEstimator):
             "concentrations": doses.tolist(),
             "on": means[:, 0].tolist(),
             "off": means[:, 1].tolist(),
+            "hit_below": below.tolist(),
+            "toxic_above": above.tolist(),
             "calls": calls.tolist(),
         }
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t as student
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import kinds_of_controls
+from gandl._row_labels import batch_of_rows, kinds_of_controls
 
 
 class HitCaller(BaseEstimator):
@@ -52,7 +53,16 @@ class HitCaller(BaseEstimator):
     A threshold is the limit of a prediction interval [1]_ for the mean of n further
     controls, given N: ``mean ± t * sd * sqrt(1 / n + 1 / N)``, with the quantile t of
     Student's distribution of N - 1 degrees of freedom. A quantile of the controls
-    themselves is not known where they are a dozen a plate. Off-perturbation is a length
+    themselves is not known where they are a dozen a plate.
+
+    Wells of one plate share the error of its centre and scale, so that replicates on
+    one say less than as many on several. With B batches, the variance of a mean is
+    ``within * (1 / n + 1 / N) + between * (1 / m - 1 / B)``, of the variances within
+    and between batches (analysis of variance; between is taken for that of means of
+    controls at the least), where m is the number of batches that replicates lie on;
+    spread over all of them they share what controls share.
+
+    Off-perturbation is a length
     and skewed: its threshold is the higher of that limit and of the one for
     ``off ** (2 / 3)``, which is nearly normal (Wilson and Hilferty [2]_). It is taken
     of the kind of controls whose off-perturbation is larger on average: both together
@@ -91,7 +101,7 @@ class HitCaller(BaseEstimator):
         self.quantile = quantile
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any) -> HitCaller:
+    def fit(self, X: Any, y: Any, *, batch: Any = None) -> HitCaller:
         """Learn the thresholds from the controls; other rows are not looked at.
 
         Parameters
@@ -100,6 +110,8 @@ class HitCaller(BaseEstimator):
             On-perturbation and off-perturbation, its first and last columns.
         y : array-like of shape (n,)
             What each row is.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, usually its plate. None: all are of one.
 
         Returns
         -------
@@ -120,13 +132,19 @@ class HitCaller(BaseEstimator):
                 raise ValueError(
                     f"Controls {name!r}: {n}, and thresholds take two at least."
                 )
+        rows = batch_of_rows(batch, len(X))
+        farther = int(X[kind == 1, -1].mean() > X[kind == 0, -1].mean())
         self.on_controls_ = X[kind == 1, 0]
-        off = [X[kind == k, -1] for k in (0, 1)]
-        self.off_controls_ = max(off, key=np.mean)
+        self.off_controls_ = X[kind == farther, -1]
+        roots = self.off_controls_.clip(min=0) ** (2 / 3)
+        self._on = _Further.like(self.on_controls_, rows[kind == 1])
+        self._off, self._roots = (
+            _Further.like(x, rows[kind == farther]) for x in (self.off_controls_, roots)
+        )
         return self
 
     def thresholds(
-        self, n_rows: Any = 1, n_calls: int = 1
+        self, n_rows: Any = 1, n_calls: int = 1, n_batches: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what is a hit below, and toxic above.
 
@@ -136,6 +154,9 @@ class HitCaller(BaseEstimator):
             Replicates behind each mean that is to be called.
         n_calls : int, default=1
             Calls that share ``quantile``, such as a compound's concentrations.
+        n_batches : float or array-like of float, default=None
+            Batches that these replicates come from; where their numbers are unequal,
+            ``n ** 2 / sum(n_of_batch ** 2)``. None: each is from another.
 
         Returns
         -------
@@ -144,13 +165,14 @@ class HitCaller(BaseEstimator):
         """
         check_is_fitted(self)
         share = self.quantile / n_calls
-        on = _prediction_limit(self.on_controls_, n_rows, share)
-        off = _prediction_limit(self.off_controls_, n_rows, 1 - share)
-        lengths = self.off_controls_.clip(min=0)
-        root = _prediction_limit(lengths ** (2 / 3), n_rows, 1 - share)
+        of = np.asarray(n_rows), np.asarray(n_rows if n_batches is None else n_batches)
+        on = self._on.limit(*of, share)
+        off, root = (x.limit(*of, 1 - share) for x in (self._off, self._roots))
         return on, np.maximum(off, root.clip(min=0) ** (3 / 2))
 
-    def call(self, X: Any, n_rows: Any = 1, n_calls: int = 1) -> np.ndarray:
+    def call(
+        self, X: Any, n_rows: Any = 1, n_calls: int = 1, n_batches: Any = None
+    ) -> np.ndarray:
         """Call rows, or means of replicates.
 
         Parameters
@@ -161,6 +183,8 @@ class HitCaller(BaseEstimator):
             Replicates behind each row of X.
         n_calls : int, default=1
             Calls that share ``quantile``, such as a compound's concentrations.
+        n_batches : float or array-like of float of shape (n,), default=None
+            Batches that these replicates come from, as in `thresholds`.
 
         Returns
         -------
@@ -169,7 +193,7 @@ class HitCaller(BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        on, off = self.thresholds(n_rows, n_calls)
+        on, off = self.thresholds(n_rows, n_calls, n_batches)
         rescued, toxic = X[:, 0] < on, X[:, -1] > off
         return np.where(toxic, "toxic", np.where(rescued, "hit", "inactive"))
 
@@ -179,10 +203,41 @@ class HitCaller(BaseEstimator):
         return tags
 
 
-def _prediction_limit(x: np.ndarray, n: Any, quantile: float) -> np.ndarray:
-    """What the mean of n further values lies below with a probability ``quantile``."""
-    spread = x.std(ddof=1) * np.sqrt(1 / np.asarray(n) + 1 / len(x))
-    # Where controls are all alike so are further ones, whatever the quantile.
-    return x.mean() + (
-        student.ppf(quantile, len(x) - 1) * spread if spread.any() else 0
-    )
+def effective_batches(rows: np.ndarray) -> float:
+    """Of how many batches, equally shared, a mean of rows would be as sure."""
+    counts = np.bincount(pd.factorize(rows)[0])
+    return float(len(rows) ** 2 / (counts**2).sum())
+
+
+class _Further(NamedTuple):
+    """What is known of the mean of further values that are like some."""
+
+    mean: float
+    within: float  # variance within batches
+    between: float  # and between them
+    n_batches: int
+    n: int
+
+    @classmethod
+    def like(cls, x: np.ndarray, batches: np.ndarray) -> _Further:
+        groups = pd.Series(x).groupby(pd.factorize(batches)[0])
+        n, means = groups.size().to_numpy(), groups.mean().to_numpy()
+        degrees = len(x) - len(n)
+        mean = float(x.mean())
+        if len(n) == 1 or degrees < 2:
+            return cls(mean, float(x.var(ddof=1)), 0.0, 1, len(x))
+        within = float((groups.var(ddof=0) * n).sum() / degrees)
+        n_each = (len(x) - (n**2).sum() / len(x)) / (len(n) - 1)
+        squares = float((n * (means - mean) ** 2).sum() / (len(n) - 1))
+        # Rows of a batch share the error of its controls' mean, by which they are
+        # centred: what lies between batches is that at the least.
+        between = max(squares - within, within) / n_each
+        return cls(mean, within, between, len(n), len(x))
+
+    def limit(self, n: np.ndarray, m: np.ndarray, quantile: float) -> np.ndarray:
+        """What a mean of n values, of m batches, is below with that probability."""
+        apart = (1 / m - 1 / self.n_batches).clip(min=0)
+        spread = np.sqrt(self.within * (1 / n + 1 / self.n) + self.between * apart)
+        # Where controls are all alike so are further ones, whatever the quantile.
+        steps = student.ppf(quantile, self.n - 1) if spread.any() else 0.0
+        return self.mean + steps * spread

@@ -344,8 +344,9 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         if self.scaler is None:
             of = np.zeros_like(of)  # batches are all one
         else:
-            n_negative = np.bincount(of[kind == 0], minlength=of.max() + 1)
-            held_out = (kind == 1) | (n_negative[of] >= 3)
+            by = int(getattr(self.scaler, "control", None) == self.positive_)
+            n_scaling = np.bincount(of[kind == by], minlength=of.max() + 1)
+            held_out = (kind != by) | (n_scaling[of] >= 3)
         counts = np.bincount(kind[held_out], minlength=2)
         by_mean = self.scaler is None and self.axis == "mean"
         if counts.min() < (2 if by_mean else 3):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 from gandl import ImageCollection
 from gandl.plotting import MontageDisplay
@@ -198,14 +199,13 @@ def test_lines_by_dose_are_what_calls_are_made_by():
         wells["concentration"][treated],
         batch=wells["batch"][treated],
     )
-    figure = draw_by_dose(table, scorer, "µM")
-    below, _ = scorer.hits_.thresholds(3, n_calls=4)
-    _, above = scorer.hits_.thresholds(3)
+    figure = draw_by_dose(table, "µM")
     for ax, (_, row) in zip(figure.axes, table.iterrows(), strict=True):
         blue, orange, on, off = (line.get_ydata() for line in ax.lines)
-        assert blue[0] == pytest.approx(below)
-        assert orange[0] == pytest.approx(above)
         assert (list(on), list(off)) == (row["on"], row["off"])
+        hits = np.array(row["calls"]) == "hit"
+        assert ((on < blue) & (off <= orange))[hits].all()
+        assert not ((on < blue) & (off <= orange))[~hits].any()
         assert row["call"] in ax.get_title()
 
 
@@ -334,3 +334,25 @@ def test_in_a_browser(page):
 def test_no_width_makes_the_page_scroll_sideways(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_wells_that_are_left_out_are_in_no_mean(tmp_path):
+    X, wells = screen()
+    treated = wells.index[wells["compound"] == INERT]
+    told = wells.assign(left_out=pd.Series("contaminated", treated[:3]))
+    path = tmp_path / "report.html"
+    table = write_report(path, fitted(X, wells), X, told).set_index("compound")
+    assert table.loc[INERT, "n_rows"] == len(treated) - 3
+
+
+def test_kinds_of_several_types(tmp_path):
+    X, wells = screen()
+    kinds = wells["kind"].map({"mock": "mock", "infected": 1})
+    path = tmp_path / "report.html"
+    expected = write_report(path, fitted(X, wells), X, wells)
+    axis = clone(fitted(X, wells).perturbation).set_params(positive=1)
+    known = kinds.notna().to_numpy()
+    scorer = DoseResponseScorer(perturbation=axis)
+    scorer.fit(X[known], kinds[known], batch=wells["batch"][known])
+    found = write_report(path, scorer, X, wells.assign(kind=kinds), overwrite=True)
+    pd.testing.assert_frame_equal(found, expected)

@@ -401,3 +401,61 @@ def test_a_table_does_not_depend_on_what_transform_gives_out(library):
         pd.testing.assert_frame_equal(
             found.dose_response(*asked), expected.dose_response(*asked)
         )
+
+
+@pytest.mark.parametrize("n_plates", [3, 20])
+def test_of_inert_compounds_on_one_plate_each_no_more_are_called(n_plates):
+    """Replicates on a plate share its scaling; of means at one dose, 0.01 are meant."""
+    rng = np.random.default_rng(0)
+    plate = np.repeat(np.arange(n_plates), 24)
+    y = np.tile(np.repeat(["mock", "infected"], 12), n_plates)
+    X = rng.normal(size=(len(y), 30))
+    X[:, 0] += 6 * (y == "infected")
+    axis = PerturbationScorer(
+        negative="mock",
+        positive="infected",
+        scaler=ControlScaler(control="mock", prior_df=6),
+        axis="discriminant",
+        pooled=True,
+    )
+    scorer = DoseResponseScorer(perturbation=axis).fit(X, y, batch=plate)
+    compound = np.repeat(np.arange(200), 6)
+    inert = rng.normal(size=(1200, 30))
+    inert[:, 0] += 6
+    one, several = compound % n_plates, np.arange(1200) % n_plates
+    for batch in (one, several):
+        table = scorer.dose_response(inert, compound, np.ones(1200), batch=batch)
+        assert (table["call"] == "hit").mean() <= 0.02
+        assert (table["call"] == "toxic").mean() <= 0.03
+    # A half rescue is found all the same.
+    inert[:, 0] -= 3
+    table = scorer.dose_response(inert, compound, np.ones(1200), batch=several)
+    assert (table["call"] == "hit").mean() > 0.95
+
+
+def test_four_wells_at_four_doses_are_judged_by_their_means(screen):
+    """As three of them are: no curve can be fitted to four responses."""
+    X, wells, plate, _ = screen
+    y = wells["compound"].to_numpy()
+    scorer = DoseResponseScorer(perturbation=PERTURBATION, controls_at_zero=False)
+    scorer.fit(X, y, batch=plate)
+    rows = np.arange(60, 78, 3)[-4:]  # of a rescuing compound
+    for some in (rows, rows[1:]):
+        dose = wells["dose"].to_numpy()[some]
+        table = scorer.dose_response(X[some], y[some], dose, batch=plate[some])
+        assert table.loc[0, "call"] == "hit"
+        assert np.isnan(table.loc[0, "p_value"])
+
+
+def test_batches_of_several_types(screen):
+    X, wells, plate, _ = screen
+    y, dose = wells["compound"].to_numpy(), wells["dose"].to_numpy()
+    expected = score(screen, controls_at_zero=True)
+    names = {"P1": 1, "P2": ("HRCE", "2b")}
+    batch = pd.Series(plate).map(names)
+    scorer = DoseResponseScorer(perturbation=PERTURBATION).fit(X, y, batch=batch)
+    treated = dose > 0
+    table = scorer.dose_response(
+        X[treated], y[treated], dose[treated], batch=batch[treated]
+    )
+    pd.testing.assert_frame_equal(table, expected)

@@ -104,3 +104,25 @@ def test_side_effects_are_judged_by_the_kind_that_lies_farther_off():
     assert (caller.call(means, 3) == "toxic").mean() == pytest.approx(0.01, abs=0.01)
     means[:, 1] += 0.6
     assert (caller.call(means, 3) == "toxic").mean() > 0.9
+
+
+def test_replicates_on_one_batch_share_its_error():
+    """By hand: within 2, between (16 - 2) / 2, Student's 2.3534 is its 95 % at 3."""
+    X = np.array([[9, 1], [9, 1], [1, 1], [3, 1], [5, 1], [7, 1]])
+    caller = HitCaller(negative=0, positive=1, quantile=0.05)
+    caller.fit(X, [0, 0, 1, 1, 1, 1], batch=["a", "b", "a", "a", "b", "b"])
+    apart = 2 * (1 / 2 + 1 / 4)
+    together = apart + 7 * (1 - 1 / 2)
+    for n_batches, variance in ((2, apart), (1, together), (None, apart)):
+        on, _ = caller.thresholds(2, n_batches=n_batches)
+        assert on == pytest.approx(4 - 2.3534 * variance**0.5, rel=1e-4)
+    assert caller.call([[0, 1]], 2, n_batches=2) == ["hit"]
+    assert caller.call([[0, 1]], 2, n_batches=1) == ["inactive"]
+
+
+def test_batches_of_one_control_each_are_none():
+    scores, y = controls(6)
+    callers = [HitCaller(negative="mock", positive="infected") for _ in range(2)]
+    callers[0].fit(scores, y)
+    callers[1].fit(scores, y, batch=np.arange(len(y)))
+    assert callers[0].thresholds(2) == callers[1].thresholds(2)
