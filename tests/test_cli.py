@@ -367,7 +367,10 @@ def changed(folder, path, **columns):
         ("fit X/metadata.csv --pattern {well}.tif", "--pattern has no effect on a ta"),
         ("fit X --channels 1=DNA 1=actin", "1 is there twice"),
         ("generate m --out x.png", "'x.png': a TIFF stack is .tif or .tiff"),
-        ("fit X --select plate>1", "'plate>1': .*tables are text: plate"),
+        (
+            "fit X --select plate>1",
+            "'plate>1' compares the text 'plate' .*tables are text: plate",
+        ),
         ("embed m X --out wells.tsv", "'wells.tsv' does not end in .parquet"),
     ],
 )
