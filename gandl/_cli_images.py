@@ -255,7 +255,7 @@ def _check_curves(
     options: argparse.Namespace,
 ) -> None:
     """Tell of plates with few controls, and of compounds with few concentrations."""
-    from gandl.scoring._dose_response import MIN_DOSES
+    from gandl.scoring._dose_response import MIN_DOSES, MIN_RESPONSES
     from gandl.scoring._dose_response_scorer import few_controls
 
     for plate, mine in wells.groupby("plate"):
@@ -270,11 +270,14 @@ def _check_curves(
     doses = treated.groupby("compound", sort=False)["concentration"]
     # Untreated controls are one more dose, zero.
     n_doses = doses.nunique() + ((not options.doses_alone) & (doses.min() > 0))
-    few = n_doses.index[n_doses < MIN_DOSES]
+    no_curve = n_doses < MIN_DOSES
+    if options.doses_alone:
+        no_curve |= doses.size() < MIN_RESPONSES
+    few = n_doses.index[no_curve]
     if len(few):
         tell(
-            f"Compounds of too few concentrations for a curve: {len(few)}, such as "
-            f"{few[0]!r}. They are called by their means alone."
+            "Compounds of too few concentrations or wells for a curve: "
+            f"{len(few)}, such as {few[0]!r}. They are called by their means alone."
         )
 
 

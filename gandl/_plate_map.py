@@ -91,6 +91,7 @@ def read_plate_map(
     if name.lower().endswith(".parquet"):
         return _table(path)
     titles = [sheet] if isinstance(sheet, str) else sheet
+    titles = None if titles is None else list(titles)
     sheets = _chosen(name, read_cells(path, titles), titles)
     grids = {
         title: find_grids(rows, f"{name!r}{title and f', sheet {title!r},'}", title)
@@ -211,11 +212,17 @@ def _with_well(table: pd.DataFrame) -> pd.DataFrame:
             f'The plate map has no column "well"; it has {list(table)}. Or draw it as '
             "the plate: letters down, numbers across, and a title in the corner."
         )
-    table = table.dropna(how="all")  # blank last lines, as spreadsheets write them
+    table = _without_blank_end(table)
     if not len(table):
         raise ValueError("The plate map has headings, and no well.")
     _check_no_well_lacks(table)
     return table
+
+
+def _without_blank_end(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the blank last rows that spreadsheets write."""
+    filled = np.flatnonzero(table.notna().any(axis=1))
+    return table.iloc[: filled[-1] + 1 if len(filled) else 0]
 
 
 def _check_no_well_lacks(table: pd.DataFrame) -> None:
@@ -239,7 +246,7 @@ def join_plate_map(
         raise ValueError(
             f'The plate map has no column "well"; it has {list(plate_map)}.'
         )
-    known, plate_map = composed(known), composed(plate_map.dropna(how="all"))
+    known, plate_map = composed(known), composed(_without_blank_end(plate_map))
     _check_no_well_lacks(plate_map)
     keys = [name for name in map(str, plate_map) if name in known]
     if "well" not in keys:

@@ -85,7 +85,7 @@ def query_rows(table: pd.DataFrame, query: str) -> np.ndarray:
         'Columns of file names and tables are text: plate == "1", or dose.astype('
         '"float") > 1. A name with blanks stands in backticks: `cell type` == "HeLa".'
     )
-    if name := _text_with_number(query, table):
+    if isinstance(query, str) and (name := _text_with_number(query, table)):
         raise ValueError(f"{query!r} compares the text {name!r} with a number. {hint}")
     try:
         return table.reset_index(drop=True).query(query).index.to_numpy()
@@ -128,7 +128,7 @@ def _text_with_number(query: str, table: pd.DataFrame) -> str | None:
 def _has_number(node: ast.expr) -> bool:
     try:
         value = ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         return False
     values = value if isinstance(value, list | tuple | set) else [value]
     return any(isinstance(value, int | float) for value in values)
@@ -159,7 +159,9 @@ def separator(path: str | os.PathLike[str]) -> str:
 
 def _read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path, partitioning=None)  # not of its folders
+        # A file has no columns of the folders that it lies in.
+        how: Any = {"partitioning": None} if os.path.isfile(path) else {}
+        table = pd.read_parquet(path, **how)
     except ImportError as error:
         raise ImportError(
             f"Reading {os.fspath(path)!r} needs pyarrow. Install it: "

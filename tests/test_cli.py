@@ -466,7 +466,7 @@ def test_sites_of_a_well_are_of_one_treatment(tmp_path, capsys):
     score = ["score", tmp_path / "images.csv", *CONTROLS, "--out"]
     wells.to_csv(tmp_path / "images.csv", index=False)
     assert run(*score, tmp_path / "scores") == 0
-    assert "too few concentrations for a curve: 1, such as" in capsys.readouterr().err
+    assert "too few concentrations or wells for a curve: 1, such" in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "scores/compounds.csv")
     assert table["q_value"].isna().all()
     wells["Metadata_concentration"] = [None] * 16 + ["3", "30"] * 2

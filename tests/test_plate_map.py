@@ -259,9 +259,11 @@ def test_kind_errors():
 
 
 @pytest.mark.parametrize("name", ["map.csv", "map.parquet"])
-def test_blank_rows_are_none(tmp_path, name):
+def test_blank_last_rows_are_none(tmp_path, name):
     """As spreadsheets save lines that were once filled."""
-    table = pd.DataFrame({"well": ["A1", None, "A2"], "compound": ["x", None, None]})
+    table = pd.DataFrame(
+        {"well": ["A1", "A2", None, None], "compound": ["x", None, None, None]}
+    )
     write = {"csv": table.to_csv, "parquet": table.to_parquet}
     write[name.partition(".")[2]](tmp_path / name, index=False)
     wells = pd.DataFrame({"well": ["A01", "A02"]})

@@ -158,8 +158,11 @@ def list_microscope(root: str, name: str | None) -> Found:
 def _tell_folders_without(root: str, paths: list[str], matches: list[_Match]) -> None:
     """Warn of folders beside those of plates that have images, none of which fits."""
     above = _above(root)
-    taken = {m.plate_folder.removeprefix(above) for m in matches}
-    taken = {folder for folder in taken if not folder.startswith("/")}
+    taken = {
+        match.plate_folder.removeprefix(above)
+        for match in matches
+        if match.plate_folder.startswith(above)
+    }
     depths = sorted({folder.count("/") + 1 for folder in taken})
     fit = {match.path for match in matches}
     without: dict[str, str] = {}
@@ -175,9 +178,10 @@ def _tell_folders_without(root: str, paths: list[str], matches: list[_Match]) ->
         for depth in depths:
             without.pop("/".join(folder.split("/")[:depth]), None)
     if without:
-        examples = ", ".join(map(repr, islice(without.values(), _N_EXAMPLES)))
+        first = dict.fromkeys(without.values())  # of each folder
+        examples = ", ".join(map(repr, islice(first, _N_EXAMPLES)))
         warnings.warn(
-            f"{len(without)} folders beside those of plates have images of which no "
+            f"{len(first)} folders beside those of plates have images of which no "
             f"name fits, such as {examples}. They are left out: if they are plates, "
             "rename these files, or describe all by a `pattern` of your own.",
             UserWarning,

@@ -18,7 +18,7 @@ from gandl.scoring._logistic import ByDose, bounds, by_dose, curve_at, fit_curve
 from gandl.scoring._profile_likelihood import curves_that_fit
 
 MIN_DOSES = 4  # to fit a curve to
-_MIN_RESPONSES = 5  # one more than it has parameters
+MIN_RESPONSES = 5  # one more than it has parameters
 _NAMES = ("bottom", "top", "log_ec50", "slope")
 
 
@@ -257,7 +257,7 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
 
 def has_curve(dose: np.ndarray) -> bool:
     """Whether responses at these concentrations are enough to fit a curve to."""
-    return len(np.unique(dose)) >= MIN_DOSES and len(dose) >= _MIN_RESPONSES
+    return len(np.unique(dose)) >= MIN_DOSES and len(dose) >= MIN_RESPONSES
 
 
 def _log10(dose: np.ndarray) -> np.ndarray:

@@ -218,10 +218,10 @@ class DoseResponseScorer(BaseEstimator):
             One row a compound, in order of ``q_value``, then of its lowest mean:
             "compound", "call", "ec50", "ec50_low", "ec50_high" (confidence interval),
             "bottom", "top", "slope", "p_value" and "q_value" (NaN with too few
-            concentrations for a curve), "toxic_from" (the concentration from which on
-            it is toxic, NaN if none), "extrapolated", "non_monotonic", "n_rows", and
-            lists by dose: "concentrations", "on", "off" (means), "hit_below",
-            "toxic_above" (what these are called by), "calls".
+            concentrations or responses for a curve), "toxic_from" (the concentration
+            from which on it is toxic, NaN if none), "extrapolated", "non_monotonic",
+            "n_rows", and lists by dose: "concentrations", "on", "off" (means),
+            "hit_below", "toxic_above" (what these are called by), "calls".
 
         Raises
         ------

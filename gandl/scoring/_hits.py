@@ -60,7 +60,10 @@ class HitCaller(BaseEstimator):
     ``within * (1 / n + 1 / N) + between * (1 / m - 1 / B)``, of the variances within
     and between batches (analysis of variance; between is taken for that of means of
     controls at the least), where m is the number of batches that replicates lie on;
-    spread over all of them they share what controls share.
+    spread over all of them they share what controls share. Batches count alike: the
+    mean is that of their means, and N is as many controls as would make it as sure.
+    With a single control a batch, no two wells of one are known to differ, and
+    replicates count by batches.
 
     Off-perturbation is a length
     and skewed: its threshold is the higher of that limit and of the one for
@@ -212,32 +215,36 @@ def effective_batches(rows: np.ndarray) -> float:
 class _Further(NamedTuple):
     """What is known of the mean of further values that are like some."""
 
-    mean: float
+    mean: float  # of the means of batches
     within: float  # variance within batches
     between: float  # and between them
     n_batches: int
     n: int
+    n_sure: float  # values that, as many in each batch, make the mean as sure
+    is_told: bool  # whether there is more than one value in some batches
 
     @classmethod
     def like(cls, x: np.ndarray, batches: np.ndarray) -> _Further:
         groups = pd.Series(x).groupby(pd.factorize(batches)[0])
         n, means = groups.size().to_numpy(), groups.mean().to_numpy()
-        degrees = len(x) - len(n)
-        mean = float(x.mean())
-        if len(n) == 1 or degrees < 2:
-            return cls(mean, float(x.var(ddof=1)), 0.0, 1, len(x))
+        n_batches, degrees, mean = len(n), len(x) - len(n), float(means.mean())
+        n_sure = float(n_batches**2 / (1 / n).sum())
+        if n_batches == 1 or degrees < 2:
+            of_all, told = float(x.var(ddof=1)), n_batches == 1
+            return cls(mean, of_all, 0.0, n_batches, len(x), n_sure, told)
         within = float((groups.var(ddof=0) * n).sum() / degrees)
-        n_each = (len(x) - (n**2).sum() / len(x)) / (len(n) - 1)
-        squares = float((n * (means - mean) ** 2).sum() / (len(n) - 1))
+        n_each = (len(x) - (n**2).sum() / len(x)) / (n_batches - 1)
+        squares = float((n * (means - x.mean()) ** 2).sum() / (n_batches - 1))
         # Rows of a batch share the error of its controls' mean, by which they are
         # centred: what lies between batches is that at the least.
         between = max(squares - within, within) / n_each
-        return cls(mean, within, between, len(n), len(x))
+        return cls(mean, within, between, n_batches, len(x), n_sure, True)
 
     def limit(self, n: np.ndarray, m: np.ndarray, quantile: float) -> np.ndarray:
         """What a mean of n values, of m batches, is below with that probability."""
         apart = (1 / m - 1 / self.n_batches).clip(min=0)
-        spread = np.sqrt(self.within * (1 / n + 1 / self.n) + self.between * apart)
+        alone = 1 / (n if self.is_told else m)
+        spread = np.sqrt(self.within * (alone + 1 / self.n_sure) + self.between * apart)
         # Where controls are all alike so are further ones, whatever the quantile.
         steps = student.ppf(quantile, self.n - 1) if spread.any() else 0.0
         return self.mean + steps * spread

@@ -403,10 +403,9 @@ def test_a_table_does_not_depend_on_what_transform_gives_out(library):
         )
 
 
-@pytest.mark.parametrize("n_plates", [3, 20])
-def test_of_inert_compounds_on_one_plate_each_no_more_are_called(n_plates):
+def test_of_inert_compounds_on_one_plate_each_no_more_are_called():
     """Replicates on a plate share its scaling; of means at one dose, 0.01 are meant."""
-    rng = np.random.default_rng(0)
+    rng, n_plates = np.random.default_rng(0), 20
     plate = np.repeat(np.arange(n_plates), 24)
     y = np.tile(np.repeat(["mock", "infected"], 12), n_plates)
     X = rng.normal(size=(len(y), 30))

@@ -120,9 +120,36 @@ def test_replicates_on_one_batch_share_its_error():
     assert caller.call([[0, 1]], 2, n_batches=1) == ["inactive"]
 
 
-def test_batches_of_one_control_each_are_none():
+def test_batches_of_one_control_each():
+    """Then nothing tells replicates of one batch from one row of it."""
     scores, y = controls(6)
     callers = [HitCaller(negative="mock", positive="infected") for _ in range(2)]
     callers[0].fit(scores, y)
     callers[1].fit(scores, y, batch=np.arange(len(y)))
-    assert callers[0].thresholds(2) == callers[1].thresholds(2)
+    for n_batches in (1, 2, 3):
+        expected = callers[0].thresholds(n_batches)
+        found = callers[1].thresholds(3, n_batches=n_batches)
+        np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("n_controls", [[12] * 6, [40, 6, 6, 6, 6, 6], [6, 40, 6]])
+def test_of_further_controls_of_any_batches_that_share_is_called(n_controls):
+    """What lies between batches is as much as within, and controls are unequal."""
+    rng = np.random.default_rng(0)
+    n_batches, hits = len(n_controls), []
+    batch = np.repeat(np.arange(n_batches), n_controls)
+    y = np.repeat([1, 0], [len(batch), 2])
+    for _ in range(300):
+        shift = rng.normal(size=n_batches)
+        on = np.append(rng.normal(size=len(batch)) + shift[batch], [9, 9])
+        X = np.stack([on, np.ones(len(on))], axis=1)
+        caller = HitCaller(negative=0, positive=1, quantile=0.05)
+        caller.fit(X, y, batch=np.append(batch, [0, 0]))
+        for of in ([0] * 6, [n_batches - 1] * 6, np.arange(6) % n_batches):
+            below, _ = caller.thresholds(
+                6, n_batches=1 if len(set(of)) == 1 else n_batches
+            )
+            hits.append(rng.normal(size=6).mean() + shift[of].mean() < below)
+    by_place = np.reshape(hits, (-1, 3)).mean(axis=0)
+    assert (by_place < 0.05 + 0.04).all()  # three standard errors of 300 draws
+    assert by_place.sum() > 0.02
