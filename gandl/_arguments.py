@@ -45,11 +45,13 @@ def complete(options: argparse.Namespace) -> None:
     if not hasattr(options, "minutes"):
         return
     values = vars(options)
-    given = [n for n in (*_TRAINING, "checkpoint") if values[n] is not None]
+    others = ("image_size", "checkpoint")
+    given = [n for n in (*_TRAINING, *others) if values[n] is not None]
     if values.get("model") is None:
         values.update({n: v for n, v in _TRAINING.items() if n not in given})
     elif given:
-        raise ValueError(f"--model does not train: leave out --{given[0]}.")
+        name = given[0].replace("_", "-")
+        raise ValueError(f"--model does not train: leave out --{name}.")
 
 
 def refuse_unused(options: argparse.Namespace, source: str, *names: str) -> None:
@@ -312,6 +314,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--intensity",
         choices=["dataset", "image", "plate"],
         help="what the brightness range is taken of (dataset)",
+    )
+    group.add_argument(
+        "--image-size",
+        type=int,
+        help="height of its crops, a power of two (64, or 32 of smaller images)",
     )
     group.add_argument("--seed", type=int, help="seed (0)")
     group.add_argument(

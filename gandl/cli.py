@@ -56,6 +56,7 @@ _OUTPUTS = {
     "run.json",
     "wells.parquet",
 }
+_SEVERAL = 10  # compounds: fewer may well all be hits
 # Of a compound, by dose.
 _LISTS = ["concentrations", "on", "off", "hit_below", "toxic_above", "calls"]
 
@@ -352,13 +353,22 @@ def _write_compounds(
             f"Controls do not separate on plates {', '.join(map(str, poor))}: do not "
             "trust scores there."
         )
-    print(", ".join(f"{n} {call}" for call, n in table["call"].value_counts().items()))
+    calls = table["call"].value_counts()
+    if len(table) >= _SEVERAL and calls.get("hit", 0) > len(table) / 2:
+        tell(
+            "More than half of the compounds are hits. A hit brings wells from the "
+            "positive controls, perturbed cells without a compound, to the negative "
+            "ones; where the positive control is a reference drug, inert compounds are "
+            "hits too: leave out --positive then."
+        )
+    print(", ".join(f"{n} {call}" for call, n in calls.items()))
 
 
 def _featurizer(options: argparse.Namespace) -> Any:
     return gandl.GANDLFeaturizer(
         preset=options.preset,
         intensity=options.intensity,
+        image_size=options.image_size,
         max_minutes=options.minutes,
         checkpoint_dir=options.checkpoint,
         random_state=options.seed,

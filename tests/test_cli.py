@@ -26,7 +26,7 @@ from gandl.cli import main
 from gandl.datasets import make_screen
 from gandl.gan import Trainer
 from gandl.images._illumination import illumination_groups
-from gandl.profiles import read_profiles
+from gandl.profiles import make_profiles, read_profiles, write_profiles
 
 PATTERN = "images/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
 CONTROLS = [
@@ -466,7 +466,10 @@ def test_sites_of_a_well_are_of_one_treatment(tmp_path, capsys):
     score = ["score", tmp_path / "images.csv", *CONTROLS, "--out"]
     wells.to_csv(tmp_path / "images.csv", index=False)
     assert run(*score, tmp_path / "scores") == 0
-    assert "too few concentrations or wells for a curve: 1, such" in capsys.readouterr().err
+    assert (
+        "too few concentrations or wells for a curve: 1, such"
+        in capsys.readouterr().err
+    )
     table = pd.read_csv(tmp_path / "scores/compounds.csv")
     assert table["q_value"].isna().all()
     wells["Metadata_concentration"] = [None] * 16 + ["3", "30"] * 2
@@ -577,6 +580,32 @@ def test_plates_that_the_plate_map_names_have_ranges_of_their_own(tmp_path):
     ranged = with_plate_range(images, known, "plate")
     np.testing.assert_allclose(ranged.intensity_range[:, 0, 0], [10, 10, 1000, 1000])
     assert illumination_groups(images._source).tolist() == [0, 0, 1, 1]
+
+
+def test_crops_of_another_size(folder, model, tmp_path, capsys):
+    out = tmp_path / "small.safetensors"
+    small = [*images_of(folder), "--minutes", 0.005, "--image-size", 32]
+    assert run("fit", *small, "--out", out) == 0
+    assert GANDLFeaturizer.load(out).generate(1).shape[2:] == (32, 32)
+    again = ["screen", *images_of(folder), *CONTROLS, "--model", model]
+    assert run(*again, "--image-size", 32, "--out", tmp_path / "out") == 1
+    assert "--model does not train: leave out --image-size" in capsys.readouterr().err
+
+
+def test_a_reference_drug_for_a_positive_control_is_told(tmp_path, capsys):
+    """Inert compounds are then where the negative controls are."""
+    rng = np.random.default_rng(0)
+    names = ["DMSO"] * 12 + ["drug"] * 12 + [f"c{k // 3}" for k in range(36)]
+    X = rng.normal(size=(60, 4)) + 8 * (np.array(names) == "drug")[:, None]
+    wells = pd.DataFrame({"Plate": "P1", "compound": names, "concentration": 1.0})
+    wells["Well"] = [f"{'ABCDE'[k // 12]}{k % 12 + 1}" for k in range(60)]
+    write_profiles(make_profiles(X, wells), tmp_path / "wells.parquet")
+    given = ["score", tmp_path / "wells.parquet", "--control", "compound"]
+    given += ["--negative", "DMSO", "--positive", "drug", "--doses-alone"]
+    assert run(*given, "--out", tmp_path / "out") == 0
+    told = capsys.readouterr()
+    assert "12 hit" in told.out
+    assert "where the positive control is a reference drug" in told.err
 
 
 def test_plates_named_by_batch_are_scored_again(folder, model, tmp_path):
