@@ -340,15 +340,16 @@ class Brightness:
 
 def row_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | None:
     """Ranges to scale images by: (C, 2), (n, C, 2), or None for each image's own."""
+    of_all = estimator.intensity == "dataset"
+    if of_all != (estimator.intensity_range_ is not None):
+        raise ValueError(
+            f'intensity is "{estimator.intensity}", and this estimator was fitted with '
+            "another: fit it again."
+        )
+    if of_all:
+        return estimator.intensity_range_
     if estimator.intensity == "image":
         return None
-    if estimator.intensity == "dataset":
-        if estimator.intensity_range_ is None:
-            raise ValueError(
-                'intensity="dataset" takes the range that fit has learned, and this '
-                "estimator was fitted with another intensity: fit it again."
-            )
-        return estimator.intensity_range_
     if images.intensity_range is None:
         raise ValueError(
             'intensity="plate" takes the range of each plate from the collection, '

@@ -146,8 +146,13 @@ def _train_anew(
 
 def train_further(featurizer: Any, X: Any, y: Any) -> None:
     """Train on each image once more."""
-    with joined(torch.device(device_of(featurizer))) as ranks:
-        _train_further(featurizer, X, y, ranks)
+    try:
+        with joined(torch.device(device_of(featurizer))) as ranks:
+            _train_further(featurizer, X, y, ranks)
+    except BaseException:
+        if not hasattr(featurizer, "weights_"):  # the first time
+            _forget(featurizer)
+        raise
 
 
 def _train_further(featurizer: Any, X: Any, y: Any, ranks: Ranks) -> None:

@@ -186,3 +186,12 @@ def check_features(featurizer: Any, image_shape: Sequence[int]) -> None:
             f"features={features} is no block of a discriminator of {config.size} "
             f"pixels: its blocks are {sorted(blocks)} pixels high."
         )
+
+
+def embedding_length(featurizer: Any) -> int:
+    """Length of the embedding that a fitted featurizer gives."""
+    check_features(featurizer, featurizer.image_shape_in_)
+    features, widths = featurizer._resolve("features"), featurizer.config_.block_widths
+    if features in ("pooled", "central"):
+        return 2 * sum(widths.values())
+    return widths[4] if features == "penultimate" else 2 * widths[int(features)]

@@ -19,11 +19,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from gandl._diagnostics import mean_average_precision
 from gandl._learning import train_further, train_once
-from gandl._presets import CONSTRAINTS, PRESETS
+from gandl._presets import CONSTRAINTS, PRESETS, embedding_length
 from gandl._progress import N_TICKS, CallbackSupportMixin, with_callbacks
 from gandl._storage import read_model, write_model
 from gandl._trained import distance_to_generated, embedded, generated
-from gandl.gan._discriminator import embedding_length
 
 
 class GANDLFeaturizer(
@@ -488,7 +487,7 @@ class GANDLFeaturizer(
 
     @property
     def _n_features_out(self) -> int:
-        return embedding_length(self._resolve("features"), self.config_.block_widths)
+        return embedding_length(self)
 
     def _resolve(self, name: str) -> Any:
         value = getattr(self, name, None)

@@ -220,6 +220,26 @@ def test_intensity_of_each_image_hides_brightness(images, factor):
     )
 
 
+def test_another_intensity_than_that_of_fit_is_refused(images):
+    for first, second in (("dataset", "image"), ("image", "dataset")):
+        featurizer = tiny(intensity=first).fit(images).set_params(intensity=second)
+        with pytest.raises(ValueError, match=f'intensity is "{second}", and this est'):
+            featurizer.transform(images)
+
+
+def test_names_of_a_block_that_is_none(images):
+    featurizer = tiny().fit(images).set_params(features=64)
+    with pytest.raises(ValueError, match="features=64 is no block"):
+        featurizer.get_feature_names_out()
+
+
+def test_a_first_partial_fit_that_fails_leaves_nothing(images):
+    featurizer = tiny(features=64)
+    with pytest.raises(ValueError, match="features=64 is no block"):
+        featurizer.partial_fit(images)
+    assert not [name for name in vars(featurizer) if name.endswith("_")]
+
+
 def test_intensity_of_the_dataset_keeps_brightness(images, fitted):
     assert fitted.intensity_range_.shape == (2, 2)
     darker = fitted.transform(images // 2)

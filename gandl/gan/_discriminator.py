@@ -285,15 +285,6 @@ class Discriminator(nn.Module):
         return pool(self.trunk(images, n_blocks)[-1])
 
 
-def embedding_length(features: str | int, widths: dict[int, int]) -> int:
-    """Length of the embedding, given ``block_widths``."""
-    if features in ("pooled", "central"):
-        return 2 * sum(widths.values())
-    if features == "penultimate":
-        return widths[4]
-    return 2 * widths[int(features)]
-
-
 def pool(x: Tensor, central: bool = False) -> Tensor:
     """Mean and standard deviation (N, 2 * width) over positions of maps.
 

@@ -338,6 +338,9 @@ class ImageCollection(OmeView, ScreenView):
         n, n_channels, height, width = source.shape
         if len(metadata) != n:
             raise ValueError(f"The metadata has {len(metadata)} rows for {n} images.")
+        if not metadata.columns.is_unique:
+            twice = metadata.columns[metadata.columns.duplicated()][0]
+            raise ValueError(f"The metadata has several columns {twice!r}.")
         return cls._new(
             _byte_limit=operator.index(byte_limit),
             _channels=channel_names(channels, n_channels),

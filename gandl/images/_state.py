@@ -6,6 +6,7 @@ process, or in how many blocks pandas keeps it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,19 @@ def _pack_column(column: pd.Series) -> tuple[str, Any]:
         content = tuple(None if value is pd.NA else value for value in column)
         return "nullable", (str(dtype), content)
     if dtype.kind == "O":
-        return "object", tuple(column)
+        return "object", tuple(_shared(column))
     return "array", column.to_numpy().copy()
+
+
+def _shared(values: Iterable[Any]) -> Iterator[Any]:
+    """Equal values as one object: a pickle tells one from several that are equal."""
+    first: dict[Any, Any] = {}
+    for value in values:
+        try:
+            known = None if value != value else value  # of NaN, each differs
+            yield first.setdefault((type(value), known), value)
+        except (TypeError, ValueError):  # no hash, or several truths
+            yield value
 
 
 def _unpack_column(state: tuple[str, Any]) -> Any:

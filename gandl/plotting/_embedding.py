@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array, check_consistent_length
 
@@ -190,23 +191,34 @@ class EmbeddingDisplay:
         points = np.asarray(self.points)
         size = float(np.clip(2000 / len(points), 4, 25))
         style = {"s": size, "linewidths": 0, "alpha": 0.8}
-        if self.labels is None:
+        labels = None if self.labels is None else pd.Series(self.labels)
+        if labels is None:
             self.ax_.scatter(*points.T, color=CATEGORIES[0], **style)
-        elif pd.api.types.is_numeric_dtype(pd.Series(self.labels)):
-            shown = self.ax_.scatter(*points.T, c=self.labels, **style)
+        elif is_numeric_dtype(labels) and not is_bool_dtype(labels):
+            numbers = labels.to_numpy(dtype=np.float64, na_value=np.nan)
+            known = np.isfinite(numbers)
+            shown = self.ax_.scatter(*points[known].T, c=numbers[known], **style)
             self.figure_.colorbar(shown, ax=self.ax_, label=self.title)
+            if not known.all():
+                missing = points[~known]
+                self.ax_.scatter(*missing.T, color=GREY, label="none", **style)
+                self.ax_.legend(fontsize="small", frameon=False)
         else:
-            self._draw_categories(points, as_labels(self.labels), style)
+            self._draw_categories(points, labels, style)
         self.ax_.set(xlabel=self.names[0], ylabel=self.names[1])
         return self
 
     def _draw_categories(
-        self, points: np.ndarray, labels: np.ndarray, style: dict[str, Any]
+        self, points: np.ndarray, given: pd.Series, style: dict[str, Any]
     ) -> None:
+        labels = as_labels(given)
+        names = sorted_categories(labels)
+        if isinstance(given.dtype, pd.CategoricalDtype) and given.cat.ordered:
+            names = [name for name in given.cat.categories if name in names]
         missing = np.array([label is None for label in labels])
         if missing.any():
             self.ax_.scatter(*points[missing].T, color=GREY, label="none", **style)
-        for k, label in enumerate(sorted_categories(labels)):
+        for k, label in enumerate(names):
             colour = CATEGORIES[k % len(CATEGORIES)]
             marker = _MARKERS[k // len(CATEGORIES) % len(_MARKERS)]
             mine = points[labels == label]

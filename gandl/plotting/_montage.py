@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gandl.images import ImageCollection
+from gandl.images._intensity import check_finite
 from gandl.plotting._style import new_grid, plain
 
 # Added up in a pixel; the first three are told apart by any two kinds of cones.
@@ -129,6 +130,8 @@ class MontageDisplay:
         pixels = np.asarray(images)
         if pixels.ndim != 4 or not len(pixels):
             raise ValueError(f"images have shape {pixels.shape}, not (n, C, H, W).")
+        for k, image in enumerate(pixels):
+            check_finite(image, k)
         n, n_channels = pixels.shape[:2]
         if n_channels > N_COLOURS:
             raise ValueError(
@@ -141,7 +144,8 @@ class MontageDisplay:
             raise ValueError(f"{n} images, but {len(titles)} titles.")
         if ranges is None:
             axes = (0, 2, 3)
-            ranges = np.percentile(pixels, [0.5, 99.8], axis=axes).T
+            numbers = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+            ranges = np.percentile(numbers, [0.5, 99.8], axis=axes).T
         ranges = np.asarray(ranges, dtype=np.float64)
         if ranges.shape != (n_channels, 2):
             raise ValueError(f"ranges have shape {ranges.shape}, not (C, 2).")
@@ -149,7 +153,7 @@ class MontageDisplay:
             images=pixels,
             channels=channels,
             ranges=ranges,
-            titles=titles,
+            titles=None if titles is None else list(titles),  # by place, not by index
             pixel_size=pixel_size,
         )
         return display.plot(n_columns=n_columns, ax=ax)

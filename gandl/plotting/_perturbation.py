@@ -222,8 +222,11 @@ class PerturbationDisplay:
     def _draw_controls(self, name: str, scores: np.ndarray, colour: str) -> None:
         from matplotlib.patches import Ellipse
 
-        self.ax_.scatter(*scores.T, s=8, color=colour, alpha=0.35, linewidths=0)
-        if len(scores) < 3:
+        few = len(scores) < 3  # for an ellipse
+        label = plain(name) if few else None
+        style = {"s": 8, "color": colour, "alpha": 0.35, "linewidths": 0}
+        self.ax_.scatter(*scores.T, label=label, **style)
+        if few:
             return
         values, vectors = np.linalg.eigh(np.cov(scores.T))
         width, height = 2 * np.sqrt(chi2.ppf(0.95, 2) * np.maximum(values, 0))

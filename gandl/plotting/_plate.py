@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.utils import check_consistent_length
 
 from gandl._wells import FORMATS, row_letters, well_position
-from gandl.plotting._style import new_grid, plain
+from gandl.plotting._style import new_grid, plain, sorted_categories
 
 
 class PlateDisplay:
@@ -104,10 +104,11 @@ class PlateDisplay:
         table["plate"] = np.asarray(plate).astype(str)
         table["value"] = np.asarray(values, dtype=np.float64)
         maps = {}
-        for name, mine in table.groupby("plate"):
+        for name in sorted_categories(table["plate"].to_numpy()):
+            mine = table[table["plate"] == name]
             means = mine.groupby(["row", "column"])["value"].mean()
-            maps[str(name)] = np.full(shape, np.nan)
-            maps[str(name)][tuple(zip(*means.index, strict=True))] = means
+            maps[name] = np.full(shape, np.nan)
+            maps[name][tuple(zip(*means.index, strict=True))] = means
         return cls(values=maps, label=label).plot(
             cmap=cmap, vmin=vmin, vmax=vmax, ax=ax
         )
@@ -142,14 +143,16 @@ class PlateDisplay:
         self.figure_, self.axes_ = new_grid(
             ax, len(self.values), n_columns, figsize=figsize
         )
-        known = [plate[~np.isnan(plate)] for plate in self.values.values()]
+        known = [plate[np.isfinite(plate)] for plate in self.values.values()]
         pooled = np.concatenate(known)
         if len(pooled):
             vmin = pooled.min() if vmin is None else vmin
             vmax = pooled.max() if vmax is None else vmax
         for at, (name, plate) in zip(self.axes_, self.values.items(), strict=True):
             at.set_facecolor("0.92")  # wells without a value
-            shown = at.imshow(plate, cmap=cmap, vmin=vmin, vmax=vmax)
+            # What is infinite is drawn at an end of the scale.
+            ends = np.clip(plate, vmin, vmax) if len(pooled) else plate
+            shown = at.imshow(ends, cmap=cmap, vmin=vmin, vmax=vmax)
             # Every row and column is named where names have room.
             step = max(1, plate.shape[1] // 12)
             columns = np.arange(0, plate.shape[1], step)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gandl.images._layouts import natural_key
+
 # Okabe and Ito (2008), "Color universal design": told apart by colour-blind readers.
 # Without their yellow, which is lost on white.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -51,8 +53,12 @@ def new_grid(ax: Any, n: int, n_columns: int, **options: Any) -> tuple[Any, np.n
 
 
 def sorted_categories(values: np.ndarray) -> list[Any]:
-    """The values, each once, missing ones left out, in the order of a legend."""
-    return sorted({v for v in values if v is not None}, key=lambda v: (str(type(v)), v))
+    """The values, each once, missing ones left out, numbers in names by value."""
+
+    def key(value: Any) -> tuple[str, Any]:
+        return str(type(value)), natural_key(value) if isinstance(value, str) else value
+
+    return sorted({value for value in values if value is not None}, key=key)
 
 
 def plain(text: Any) -> str:

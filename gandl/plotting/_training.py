@@ -105,8 +105,9 @@ class TrainingDisplay:
                 if name in self.loss_curve:
                     loss = self.loss_curve[name]
                     known = ~np.isnan(loss)
+                    shape = dashes if known.sum() > 1 else "o"
                     at.plot(
-                        n_images[known], loss[known], dashes, color=colour, label=name
+                        n_images[known], loss[known], shape, color=colour, label=name
                     )
             at.set_ylabel(title)
             if len(losses) > 1:

@@ -1,6 +1,7 @@
 """What a collection pickles to, hashes to, and where its pixels stay."""
 
 import copy
+import datetime
 import os
 import pickle
 import subprocess
@@ -182,3 +183,23 @@ def test_copy_on_write_memmap_keeps_what_was_written(tmp_path, mapped):
     own[0] = 7
     X = ImageCollection.from_array(own)
     assert (pickle.loads(pickle.dumps(X))[0] == 7).all()
+
+
+@pytest.mark.parametrize(
+    "value", [datetime.date(2026, 1, 1), np.float64(0.5), (1, 2), [1], np.nan]
+)
+def test_equal_objects_hash_alike_whether_shared_or_not(pixels, value):
+    shared = pd.Series([value] * 4, dtype=object)
+    apart = pd.Series([copy.deepcopy(value) for _ in range(4)], dtype=object)
+    apart = pd.Series(pickle.loads(pickle.dumps(list(apart))), dtype=object)
+    hashes = {
+        joblib.hash(ImageCollection.from_array(pixels[:4], metadata={"c": column}))
+        for column in (shared, apart)
+    }
+    assert len(hashes) == (1 if value != [1] else 2)  # a list may change
+
+
+def test_metadata_with_a_column_twice(pixels):
+    table = pd.DataFrame([[0, 1]] * 4, columns=["dose", "dose"])
+    with pytest.raises(ValueError, match="several columns 'dose'"):
+        ImageCollection.from_array(pixels[:4], metadata=table)

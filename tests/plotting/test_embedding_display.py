@@ -4,6 +4,7 @@ import sys
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -81,3 +82,34 @@ def test_errors(embeddings):
         EmbeddingDisplay.from_predictions(embeddings, ["a"])
     with pytest.raises(ValueError, match="minimum of 3"):
         EmbeddingDisplay.from_predictions(embeddings[:2])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Float64"])
+def test_numbers_that_are_missing_are_drawn(embeddings, dtype):
+    labels = pd.array(np.arange(30.0), dtype=dtype)
+    labels[[3, 4]] = pd.NA if dtype == "Float64" else np.nan
+    display = EmbeddingDisplay.from_predictions(embeddings, labels, title="dose")
+    known, missing = display.ax_.collections
+    assert (len(known.get_offsets()), len(missing.get_offsets())) == (28, 2)
+    assert known.get_array().max() == 29
+    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == [
+        "none"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        (["P1", "P2", "P10"], ["P1", "P2", "P10"]),
+        (["10", "0.1", "1"], ["0.1", "1", "10"]),
+        ([True, False, True], ["False", "True"]),
+        (
+            pd.Categorical(["max", "low", "mid"], ["low", "mid", "max"], ordered=True),
+            ["low", "mid", "max"],
+        ),
+    ],
+)
+def test_order_of_categories(embeddings, labels, order):
+    display = EmbeddingDisplay.from_predictions(embeddings[:3], labels)
+    legend = display.ax_.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == order

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from gandl import ImageCollection
@@ -74,3 +75,26 @@ def test_errors():
     with pytest.raises(ValueError, match=r"ranges have shape \(1, 2\)"):
         MontageDisplay.from_images(pixels, ranges=[[0, 1]])
     assert not plt.get_fignums()
+
+
+def test_titles_go_by_place_not_by_index():
+    table = pd.DataFrame({"compound": ["a", "b", "c"], "score": [0.1, 0.3, 0.2]})
+    order = table.sort_values("score", ascending=False)
+    images = np.zeros((3, 1, 4, 4), dtype=np.uint8)
+    display = MontageDisplay.from_images(images, titles=order["compound"])
+    assert [ax.get_title() for ax in display.axes_] == ["b", "c", "a"]
+
+
+def test_a_pixel_that_is_no_number_is_named():
+    images = np.zeros((2, 1, 4, 4))
+    images[1, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="contains NaN: image 1, channel 0"):
+        MontageDisplay.from_images(images)
+
+
+def test_masks():
+    masks = np.zeros((1, 1, 4, 4), dtype=bool)
+    masks[..., :2] = True
+    (pixels,) = shown(MontageDisplay.from_images(masks))
+    assert (pixels[..., :2, :] == 1).all()
+    assert (pixels[..., 2:, :] == 0).all()

@@ -110,3 +110,13 @@ def test_names_of_hits_do_not_overlap():
     assert len(boxes) == 6
     for k, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:k])
+
+
+def test_two_controls_of_a_kind_are_named(screen):
+    controls, y, treated, _ = screen
+    few = np.r_[0:2, 40:80]
+    scorer = PerturbationScorer(negative="mock", positive="infected")
+    scorer.fit(controls[few], y[few])
+    display = PerturbationDisplay.from_estimator(scorer, treated)
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert "infected" in labels

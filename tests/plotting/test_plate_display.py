@@ -68,3 +68,18 @@ def test_errors():
         PlateDisplay.from_predictions([], [])
     with pytest.raises(ValueError, match="inconsistent numbers"):
         PlateDisplay.from_predictions([1.0, 2.0], ["A1"])
+
+
+def test_what_is_infinite_is_at_an_end_of_the_scale():
+    values = [1.0, 2.0, np.inf, -np.inf, np.nan]
+    display = PlateDisplay.from_predictions(values, ["A1", "A2", "A3", "A4", "A5"])
+    image = display.axes_[0].get_images()[0]
+    assert image.get_clim() == (1.0, 2.0)
+    assert image.get_array()[0, :4].tolist() == [1.0, 2.0, 2.0, 1.0]
+    assert image.get_array().mask[0, 4]
+
+
+def test_plates_are_in_order_of_their_numbers():
+    plates = list(range(12, 0, -1))
+    display = PlateDisplay.from_predictions([1.0] * 12, ["A1"] * 12, plate=plates)
+    assert [ax.get_title() for ax in display.axes_] == [str(k) for k in range(1, 13)]

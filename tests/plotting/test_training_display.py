@@ -33,3 +33,10 @@ def test_parts_that_were_left_out_have_no_panel():
 def test_nothing_was_trained():
     with pytest.raises(ValueError, match="nothing was trained"):
         TrainingDisplay(loss_curve={}).plot()
+
+
+def test_a_loss_that_was_measured_once_is_a_dot():
+    curve = {"n_images": np.array([1, 2]), "r1": np.array([np.nan, 1.0])}
+    display = TrainingDisplay(loss_curve=curve).plot()
+    (line,) = display.axes_[0].get_lines()
+    assert line.get_marker() == "o"
