@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gandl.gan import Discriminator
-from gandl.gan._discriminator import embedding_length, with_detail
+from gandl.gan._discriminator import with_detail
 from gandl.gan._layers import minibatch_stddev
 
 
@@ -71,7 +71,9 @@ def test_embedding_of_an_image_is_its_own(images, features, detail):
     together = network.embed(images, features).detach()
     alone = torch.cat([network.embed(image[None], features) for image in images])
     np.testing.assert_allclose(alone.detach(), together, atol=1e-5)
-    assert together.shape == (8, embedding_length(features, network.block_widths))
+    widths = network.block_widths
+    length = {"penultimate": widths[4], 16: 2 * widths[16], 4: 2 * widths[4]}
+    assert together.shape == (8, length.get(features, 2 * sum(widths.values())))
 
 
 def test_logit_depends_on_the_batch_and_embedding_does_not(images):
