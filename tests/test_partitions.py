@@ -271,7 +271,7 @@ def other_weights(featurizer):
         (lambda f: f.set_params(features=8), "featurizer features was 'pooled', is 8"),
         (lambda f: f.set_params(n_views=3), "featurizer n_views was 2, is 3"),
         (lambda f: f.set_params(whiten=False), "featurizer whitening was"),
-        (lambda f: f.set_params(intensity="image"), "'dataset', is 'image'"),
+        (lambda f: f.set_params(intensity="image"), "was fitted with another"),
         (lambda f: f.set_params(precision="bfloat16"), "'float32', is 'bfloat16'"),
         (lambda f: setattr(f, "intensity_range_", f.intensity_range_ + 1), "range was"),
     ],
