@@ -104,9 +104,9 @@ class PlateDisplay:
         table["plate"] = np.asarray(plate).astype(str)
         table["value"] = np.asarray(values, dtype=np.float64)
         maps = {}
+        plates = table.groupby("plate")
         for name in sorted_categories(table["plate"].to_numpy()):
-            mine = table[table["plate"] == name]
-            means = mine.groupby(["row", "column"])["value"].mean()
+            means = plates.get_group(name).groupby(["row", "column"])["value"].mean()
             maps[name] = np.full(shape, np.nan)
             maps[name][tuple(zip(*means.index, strict=True))] = means
         return cls(values=maps, label=label).plot(

@@ -200,8 +200,13 @@ def test_lines_by_dose_are_what_calls_are_made_by():
         batch=wells["batch"][treated],
     )
     figure = draw_by_dose(table, "µM")
+    # Two of three replicates lie on one plate: 3 ** 2 / (2 ** 2 + 1 ** 2).
+    below, _ = scorer.hits_.thresholds(3, n_calls=4, n_batches=1.8)
+    _, above = scorer.hits_.thresholds(3, n_batches=1.8)
     for ax, (_, row) in zip(figure.axes, table.iterrows(), strict=True):
         blue, orange, on, off = (line.get_ydata() for line in ax.lines)
+        assert blue == pytest.approx(below)
+        assert orange == pytest.approx(above)
         assert (list(on), list(off)) == (row["on"], row["off"])
         hits = np.array(row["calls"]) == "hit"
         assert ((on < blue) & (off <= orange))[hits].all()
