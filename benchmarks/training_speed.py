@@ -7,8 +7,8 @@ penalties as a long training does: without instruments for speed, then with a cl
 books each moment to one part. A loss's part has its backward pass too; "data" is what a
 step waits for the thread that reads ahead. Cases take turns; medians of repetitions.
 ``--profile`` adds, with backward passes apart, the floating-point operations of each
-part, the fraction it reaches of what a product of matrices reaches here, and the time
-of the step and of embedding by kinds of operators.
+part and of embedding, the fraction it reaches of what a product of matrices reaches
+here, and the time of the step and of embedding by kinds of operators.
 """
 
 from __future__ import annotations
@@ -187,18 +187,26 @@ class Case:
         seconds = self.train(n_steps, self.clock(apart=True))
         with CountFlops() as counted:
             flops = self.train(n_steps, self.clock(lambda: counted.flops, apart=True))
+            counted.flops = 0
+            self.embed()
+        start = time.perf_counter()
+        self.embed()
+        embedding = time.perf_counter() - start
         n_images, total = n_steps * self.batch_size, sum(seconds.values())
+
+        def of(flops: float, seconds: float, n_images: int) -> dict[str, float]:
+            of_peak = flops / seconds / peak
+            return {"gflop_per_image": flops / n_images / 1e9, "of_peak": of_peak}
+
         return {
             "peak": peak,
             "parts": {
-                part: {
-                    "share": seconds[part] / total,
-                    "gflop_per_image": flops.get(part, 0) / n_images / 1e9,
-                    "of_peak": flops.get(part, 0) / seconds[part] / peak,
-                }
+                part: {"share": seconds[part] / total}
+                | of(flops.get(part, 0), seconds[part], n_images)
                 for part in sorted(seconds, key=lambda part: part.split(",")[0])
                 if seconds[part]
             },
+            "whole_embedding": of(counted.flops, embedding, len(self.images)),
             "step": by_kind(lambda: self.train(n_steps), self.device),
             "embedding": by_kind(self.embed, self.device),
         }
@@ -259,9 +267,10 @@ def profile_tables(case: dict[str, Any]) -> str:
         "| part | of the step | GFLOP an image | of the peak |",
         "|---|---|---|---|",
     ]
-    for part, row in found["parts"].items():
+    for part, row in [*found["parts"].items(), ("embedding", found["whole_embedding"])]:
+        share = f"{row['share']:.1%}" if "share" in row else "–"
         numbers = f"{row['gflop_per_image']:.3f} | {row['of_peak']:.0%}"
-        lines.append(f"| {part} | {row['share']:.1%} | {numbers} |")
+        lines.append(f"| {part} | {share} | {numbers} |")
     lines += ["", "| operators | step | embedding |", "|---|---|---|"]
     for kind, share in found["step"].items():
         lines.append(f"| {kind} | {share:.1%} | {found['embedding'][kind]:.1%} |")
