@@ -22,6 +22,11 @@ def complete(options: argparse.Namespace) -> None:
     hits = getattr(options, "hits", None)
     if hits is not None and hits < 1:
         raise ValueError(f"--hits is at least 1, got {hits}.")
+    if getattr(options, "jobs", None) == 0:
+        raise ValueError("--jobs is at least 1, or -1 for all cores, got 0.")
+    out = options.out
+    if out.is_symlink() or out.name in ("", ".."):
+        options.out = out.resolve()  # what is to be renamed needs a name of its own
     for name in ("control", "negative", "positive", "compound", "concentration"):
         if isinstance(text := getattr(options, name, None), str):
             setattr(options, name, unicodedata.normalize("NFC", text))  # as tables are

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import gandl
 from gandl._storage import read_safetensors, require_safetensors, write_safetensors
 from gandl._tensors import to_arrays, to_tensors
+from gandl._warnings import warn
 from gandl.images import ImageCollection
 from gandl.images._illumination import illumination_groups
 
@@ -44,6 +45,11 @@ def checkpoints_in(folder: Path, identity: dict[str, Any]) -> Iterator[Checkpoin
             "checkpoint_dir (--checkpoint)."
         )
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"{str(folder)!r} cannot be written to: name another checkpoint_dir "
+            "(--checkpoint)."
+        )
     with _own(folder):
         yield Checkpoints(folder, identity)
 
@@ -115,12 +121,12 @@ class Checkpoints:
         try:
             write_safetensors(path, arrays, header)
         except OSError as error:
-            warnings.warn(
+            remedy = " Make room there." * (error.errno == errno.ENOSPC)
+            warn(
                 f"No checkpoint was written at step {step}: {error}. Nothing else is "
-                f"lost: what {str(self.folder)!r} holds from before is whole. Make "
-                "room there.",
+                f"lost: what {str(self.folder)!r} holds from before is whole."
+                f"{remedy}",
                 RuntimeWarning,
-                stacklevel=2,
             )
         for old in self._paths()[:-_KEPT]:
             old.unlink(missing_ok=True)
@@ -144,10 +150,9 @@ class Checkpoints:
                 continue
             self._check(header, path)
             for text in broken:
-                warnings.warn(
+                warn(
                     f"{text} The checkpoint before it serves.",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
             return to_tensors(_restored(header["state"], arrays))
         if broken:

@@ -22,6 +22,7 @@ from gandl._plate_map import (
 )
 from gandl._tables import (
     USUAL,
+    as_text,
     composed,
     no_column,
     query_rows,
@@ -32,6 +33,11 @@ from gandl.images import ImageCollection
 
 # Degrees of freedom that the deviations of a plate's controls borrow from all plates.
 PRIOR_DF = 6
+# Of objects and images, as CellProfiler counts them: no measurements.
+_NUMBERS = ("ImageNumber", "ObjectNumber", "TableNumber", "Number_Object_Number")
+# Columns that say what concentrations are in, and columns that tell screens apart.
+_UNITS = {"unit", "units", "conc_unit", "concentration_unit", "dose_unit"}
+_SCREENS = {"cell", "cell_type", "celltype", "cell_line", "cellline", "timepoint"}
 _UNIT = re.compile(r"(?:^|[\W_])([pnµm]?M|[pnµm]g/mL)[\])]?\s*$")
 
 
@@ -188,6 +194,32 @@ def _without_told(
     return known.drop(columns=again)
 
 
+def names_as_text(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    """What names plates, wells and kinds of wells as text, as csv has it anyway."""
+    names = {*USUAL, options.control, options.compound, *(options.batch or [])}
+    known = known.copy()
+    for name in names & set(known):
+        known[name] = as_text(known[[name]])
+    # A category that no row has would be taken for a treatment.
+    for name in known.select_dtypes("category"):
+        known[name] = known[name].astype(object)
+    return known
+
+
+def refuse_mistaken(features: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Refuse features whose names are those of what is known of a row."""
+    told = (options.control, options.compound, options.concentration)
+    known = {*USUAL, *_NUMBERS, *told, *(options.batch or [])}
+    known = {str(name).casefold() for name in known}
+    for name in map(str, features):
+        if name.casefold() in known:
+            raise ValueError(
+                f"The column {name!r} would be taken for a feature, as all numbers are "
+                f"but those of Metadata_ columns: name it 'Metadata_{name}', or leave "
+                "it out."
+            )
+
+
 def with_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     """Make sure of a column of plates, of one name a plate."""
     columns = getattr(options, "batch", None) or ["plate"]
@@ -209,7 +241,7 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
 
     known = known.reset_index(drop=True)  # a parquet file may have any
     kinds = well_kinds_of(known, options)
-    check_sites(known)
+    check_sites(known, options)
     _check_alike(known, options)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
     n_negative: dict[str, int] = {}
@@ -226,10 +258,11 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     treated = treated.assign(
         concentration=equal_doses(treated["concentration"].to_numpy())
     )
+    _check_units(known.loc[treated.index], options)
+    _tell_several(known.loc[treated.index], options)
     if options.positive is None:
         _check_treatments(known, treated, options)
     else:
-        _check_unit(options)
         _check_curves(wells, treated, n_negative, options)
     for names in spelled_alike(wells["compound"]):
         tell(
@@ -258,8 +291,14 @@ def _check_curves(
     from gandl.scoring._dose_response import MIN_DOSES, MIN_RESPONSES
     from gandl.scoring._dose_response_scorer import few_controls
 
-    for plate, mine in wells.groupby("plate"):
-        n = (mine["kind"] == options.positive).sum()
+    is_positive = wells["kind"] == options.positive
+    if is_positive.sum() < 3:  # or none could be held out
+        raise ValueError(
+            f"Too few wells are controls {options.positive!r}: {is_positive.sum()} on "
+            "all plates. Scores take three at least; without any, leave out --positive."
+        )
+    for plate, mine in is_positive.groupby(wells["plate"]):
+        n = mine.sum()
         if n < 2:
             tell(
                 f"Plate {plate} has too few wells that are controls "
@@ -268,8 +307,11 @@ def _check_curves(
     if told := few_controls(pd.Series(n_negative), PRIOR_DF):
         tell(told)
     doses = treated.groupby("compound", sort=False)["concentration"]
-    # Untreated controls are one more dose, zero.
-    n_doses = doses.nunique() + ((not options.doses_alone) & (doses.min() > 0))
+    # Untreated controls of their plates are one more dose, zero.
+    with_controls = treated["plate"].isin(wells["plate"][is_positive])
+    has_zero = with_controls.groupby(treated["compound"], sort=False).any()
+    more = has_zero & (not options.doses_alone) & (doses.min() > 0)
+    n_doses = doses.nunique() + more
     no_curve = n_doses < MIN_DOSES
     if options.doses_alone:
         no_curve |= doses.size() < MIN_RESPONSES
@@ -315,15 +357,33 @@ def _check_treatments(
         )
 
 
+def _check_units(treated: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Refuse concentrations in several units, or in another than would be written."""
+    for name in treated.columns[[str(c).casefold() in _UNITS for c in treated]]:
+        units = [_usual_unit(str(unit)) for unit in treated[name].dropna().unique()]
+        units = list(dict.fromkeys(units))
+        if len(units) > 1:
+            raise ValueError(
+                f"The column {name!r} has {units} of treated wells: bring all "
+                "concentrations into one unit."
+            )
+        if units and options.unit and units[0] != _usual_unit(options.unit):
+            raise ValueError(
+                f"The column {name!r} has {units[0]!r}, and --unit is "
+                f"{options.unit!r}: say --unit {units[0]}."
+            )
+    if options.positive is not None:
+        _check_unit(options)
+
+
+def _usual_unit(text: str) -> str:
+    text = re.sub("mol/[lL]", "M", text.strip())
+    return text.replace("u", "µ").replace("\u03bc", "µ").replace("/ml", "/mL")
+
+
 def _check_unit(options: argparse.Namespace) -> None:
     """Refuse a heading such as "Conc [nM]" where another unit would be written."""
-    heading, unit = (
-        re.sub("mol/[lL]", "M", text)
-        .replace("u", "µ")
-        .replace("\u03bc", "µ")
-        .replace("/ml", "/mL")
-        for text in (options.concentration, options.unit)
-    )
+    heading, unit = map(_usual_unit, (options.concentration, options.unit))
     found = _UNIT.search(heading)
     if not found or "log" in heading.lower() or not _UNIT.fullmatch(unit):
         return
@@ -332,6 +392,18 @@ def _check_unit(options: argparse.Namespace) -> None:
             f"--concentration {options.concentration!r} names a unit, and --unit is "
             f"{options.unit!r}: say --unit {found[1]}."
         )
+
+
+def _tell_several(treated: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Tell of compounds on cells of several kinds, which are scored together."""
+    for name in treated.columns[[str(c).casefold() in _SCREENS for c in treated]]:
+        found = treated[name].dropna().unique().tolist()
+        if treated.groupby(options.compound)[name].nunique().max() > 1:
+            tell(
+                f"Compounds are scored over all of {name} together: "
+                f"{', '.join(map(str, found[:5]))}. To have one alone: --select "
+                f"\"{name} == '{found[0]}'\"."
+            )
 
 
 def _tell_doses_without_compound(
@@ -368,10 +440,13 @@ def _check_alike(known: pd.DataFrame, options: argparse.Namespace) -> None:
             )
 
 
-def check_sites(known: pd.DataFrame) -> None:
+def check_sites(known: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse images of different plates that have one name, which would be averaged."""
-    place, differ = several_images(known)
-    if not place:
+    place, all_differ = several_images(known)
+    # Wells of one name and two treatments are refused by themselves.
+    of_wells = (options.control, options.compound, options.concentration)
+    differ = [name for name in all_differ if name not in of_wells]
+    if not place or (all_differ and not differ):
         return
     names = " and ".join(differ)
     if "site" not in known:

@@ -61,7 +61,8 @@ def embed(
     affine = whitening and [torch.from_numpy(np.array(a)).to(device) for a in whitening]
     loaded = _cut(images, intensity_range, size, n_images, look)
     embedded = []
-    with torch.inference_mode(), closing(loaded):
+    own_types = torch.autocast(torch.device(device).type, enabled=False)
+    with torch.inference_mode(), own_types, closing(loaded):
         for batch in regrouped(loaded, n_images):
             tiles_each = batch.shape[1]
             n_turns = min(8, -(-n_views // tiles_each))

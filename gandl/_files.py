@@ -16,8 +16,9 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     Whatever goes wrong, what stood at ``path`` before stays, and nothing is left over.
     ``new``: FileExistsError if something stands there, even if it came meanwhile.
     """
-    suffix = "".join(path.suffixes)
-    name = path.name.removesuffix(suffix)
+    path = Path(os.path.realpath(path))  # a link stays one
+    suffix = "".join(path.suffixes)[-32:]
+    name = path.name.removesuffix(suffix)[:64]
     part = path.with_name(f".{name}.{uuid.uuid4().hex}{suffix}")
     try:
         yield part
@@ -28,6 +29,10 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
             os.replace(part, path)
         with suppress(OSError):  # not every system opens folders
             _flush(path.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(part)):  # of a full disk say
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

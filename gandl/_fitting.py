@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from gandl._interrupts import Interrupt
 from gandl._monitor import EVERY, Monitor
 from gandl._progress import LossRecorder, TrainingProgress
 from gandl._tensors import to_arrays, to_tensors, upload
+from gandl._warnings import warn
 from gandl.gan import Trainer
 
 if TYPE_CHECKING:
@@ -188,4 +188,4 @@ class Guard:
 
     def _warn(self, text: str) -> None:
         if self.trainer.ranks.rank == 0:
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+            warn(text, ConvergenceWarning)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from os import PathLike
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from gandl._tables import usual_name
+from gandl._tables import as_pandas, usual_name
+from gandl._warnings import warn
 from gandl.images import ImageCollection
 from gandl.images._illumination import illumination_groups
 from gandl.images._intensity import (
@@ -72,7 +72,14 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
         )
     X = with_files(X)
     if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) == 3:
-        X = np.stack([np.asarray(image) for image in X])
+        X = [np.asarray(image) for image in X]
+        other = next((k for k, image in enumerate(X) if image.shape != X[0].shape), 0)
+        if other:
+            raise ValueError(
+                f"Image {other} has shape {X[other].shape}, and the first "
+                f"{X[0].shape}: all are to have one."
+            )
+        X = np.stack(X)
     if has_flat_rows(X):
         _refuse_text(X)
         return _from_rows(estimator, X, reset=reset)
@@ -98,6 +105,8 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
 
 def with_files(X: Any) -> Any:
     """A table of paths as the collection that knows its files; other X as it is."""
+    if "path" in getattr(X, "columns", ()):
+        X = as_pandas(X)
     if isinstance(X, pd.DataFrame) and _holds_paths(X):
         return _from_paths(X)
     return X
@@ -130,7 +139,7 @@ def _holds_paths(table: pd.DataFrame) -> bool:
     return "path" in table or (
         table.shape[1] > 0
         and all(
-            isinstance(value, str)
+            isinstance(value, str | PathLike)
             for column in table
             for value in table[column].iloc[:1]
         )
@@ -232,17 +241,15 @@ def learn_intensity(estimator: Any, images: ImageCollection) -> np.ndarray | Non
     }
     if empty:
         values = ", ".join(f"{name} {low:g}" for name, low in empty.items())
-        warnings.warn(
+        warn(
             "Channels of which next to all pixels have one value: "
-            f"{values}. Nothing is learned from them.",
-            UserWarning,
-            stacklevel=2,
+            f"{values}. Nothing is learned from them."
         )
     plate = {usual_name(name): name for name in images.metadata}.get("plate")
     if plate is not None:
         plates = images.metadata[plate].to_numpy()[rows]
         if text := _compare_plates(images.channels, pixels, plates):
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warn(text)
     return ranges
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -64,12 +65,14 @@ def deferred_interrupts() -> Iterator[Interrupt]:
             signal.signal(number, handler)
 
     def hear(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and interrupt.is_echo():
+        # Python's own Ctrl-C, twice, acts at once; what torchrun passes on does not.
+        passed_on = number == signal.SIGTERM or "TORCHELASTIC_RUN_ID" in os.environ
+        if passed_on and interrupt.is_echo():
             return
         again = interrupt.signal is not None
         interrupt.hear(number)
-        restore()
-        if again:  # the first came by another process
+        if again:
+            restore()
             signal.raise_signal(number)
 
     for number in before:

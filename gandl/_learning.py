@@ -28,7 +28,7 @@ from gandl._interrupts import deferred_interrupts
 from gandl._monitor import N_WATCHED, Monitor
 from gandl._presets import CONSTRAINTS, UNTRAINED, check_features, make_config
 from gandl._progress import LossRecorder, TrainingProgress, training_progress
-from gandl._tensors import activation_dtype, to_arrays, to_tensors
+from gandl._tensors import activation_dtype, learning_mode, to_arrays, to_tensors
 from gandl._trained import device_of
 from gandl._whitening import Affine, learn_whitening, n_crops_of
 from gandl.gan import Trainer
@@ -70,7 +70,8 @@ def _train_or_remember(featurizer: Any, X: Any, y: Any, context: Any) -> None:
     )
     parameters = _training_parameters(featurizer)
     X = with_files(X)  # changed files are other images
-    with joined(torch.device(device_of(featurizer))) as ranks, suppress(_Stopped):
+    device = torch.device(device_of(featurizer))
+    with learning_mode(device), joined(device) as ranks, suppress(_Stopped):
         # Drawn here: it advances a RandomState as ever, and is what fits differ in.
         parameters["random_state"] = _seed(featurizer, ranks)
         asked = (featurizer, y, context, ranks, X, parameters, gandl.__version__)
@@ -147,7 +148,8 @@ def _train_anew(
 def train_further(featurizer: Any, X: Any, y: Any) -> None:
     """Train on each image once more."""
     try:
-        with joined(torch.device(device_of(featurizer))) as ranks:
+        device = torch.device(device_of(featurizer))
+        with learning_mode(device), joined(device) as ranks:
             _train_further(featurizer, X, y, ranks)
     except BaseException:
         if not hasattr(featurizer, "weights_"):  # the first time
@@ -237,6 +239,7 @@ def _train(
     Returns whether all steps were taken.
     """
     start, position, ranks = trainer.n_steps, Position(seed), trainer.ranks
+    _check_alike(featurizer, images, ranks)
     max_minutes = featurizer.max_minutes or math.inf
     recorder, guard = LossRecorder(featurizer.loss_curve_), Guard(trainer)
     if state := ranks.from_first(lambda: checkpoints and checkpoints.newest()):
@@ -308,6 +311,29 @@ def _train(
                 lambda: to_arrays(trainer.state())
             )
     return position.fraction >= 1 or n_images == 0
+
+
+def _check_alike(featurizer: Any, images: ImageCollection, ranks: Ranks) -> None:
+    """Refuse ranks that were given other images, or other parameters, than the first.
+
+    They would wait for one another, or draw images of their own.
+    """
+    own = {"X": (images.shape, str(images.dtype)), **_training_parameters(featurizer)}
+    del own["random_state"]  # the first's goes for all
+    own = {name: str(value) for name, value in own.items()}
+    first = ranks.from_first(lambda: own)
+    differ = [name for name in own if own[name] != first[name]]
+    if ranks.largest(bool(differ))[0]:
+        told = (
+            f"{differ[0]} is {own[differ[0]]} on this rank, and {first[differ[0]]} on "
+            "the first"
+            if differ
+            else "another rank has other images, or other parameters, than this one"
+        )
+        raise ValueError(
+            "All ranks are to be given the same images, of which each reads its share, "
+            f"and the same parameters: {told}."
+        )
 
 
 def _measure_anew(

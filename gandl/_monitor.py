@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from gandl._warnings import warn
 from gandl.gan import Trainer
 
 # As many images of each kind are looked at.
@@ -64,9 +64,20 @@ class Monitor:
 
     def warn(self, measured: Mapping[str, Sequence[float]]) -> None:
         """Tell, in plain words and once, what is wrong by the last measurements."""
-        diversity, overfitting = (
-            _recent(measured.get(name, ())) for name in ("diversity", "overfitting")
-        )
+        # Of other points of the curve, neither was measured.
+        last = [
+            pair
+            for pair in zip(
+                measured.get("diversity", ()),
+                measured.get("overfitting", ()),
+                strict=False,
+            )
+            if math.isfinite(pair[0])
+        ][-3:]
+        if len(last) < 3:
+            return
+        # NaN, which is beyond nothing, if one of them is.
+        diversity, overfitting = (sum(values) / 3 for values in zip(*last, strict=True))
         if diversity < _COLLAPSED:
             self._tell(
                 "diversity",
@@ -87,13 +98,7 @@ class Monitor:
     def _tell(self, name: str, text: str) -> None:
         if name not in self.told:
             self.told.add(name)
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
-
-
-def _recent(values: Sequence[float]) -> float:
-    """Mean of the last three that are finite; NaN of fewer."""
-    finite = [value for value in values if math.isfinite(value)][-3:]
-    return sum(finite) / 3 if len(finite) == 3 else math.nan
+            warn(text, ConvergenceWarning)
 
 
 def _distance(images: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from numbers import Integral
@@ -24,6 +23,7 @@ from gandl._presets import check_features
 from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
 from gandl._trained import device_of, embedded_and_told, whitening_of
+from gandl._warnings import warn
 from gandl.featurizer import GANDLFeaturizer
 from gandl.images import ImageCollection
 from gandl.images._state import pack_table
@@ -110,12 +110,14 @@ def embed_to_parquet(
     8
     """
     check_scalar(rows_per_partition, "rows_per_partition", Integral, min_val=1)
-    work = _Work(featurizer, X, Path(folder), metadata, rows_per_partition)
+    # Workers of a cluster may start elsewhere.
+    place = Path(folder).absolute() if client else Path(folder)
+    work = _Work(featurizer, X, place, metadata, rows_per_partition)
     share = range(work.n_partitions) if client else _own_share(work.n_partitions)
     missing = [k for k in share if not work.is_finished(k)]
     outcomes = _by_dask(client, work, missing) if client else map(work.do, missing)
     if text := compare_illumination(featurizer, work.images):
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn(text)
     errors: dict[int, str] = {}
     told = ""
     with closing(progress_line(featurizer.verbose)) as line:
@@ -127,7 +129,7 @@ def embed_to_parquet(
             text = f"{done:,} of {len(missing):,} partitions embedded"
             line(done / len(missing), text)
     if told:  # of the first alone: there may be hundreds
-        warnings.warn(told, UserWarning, stacklevel=2)
+        warn(told)
     if errors:
         first = min(errors)
         others = len(errors) - 1
@@ -310,7 +312,7 @@ def _by_dask(
     """Have a cluster map over the partitions; yields them as they end."""
     try:
         import dask.dataframe as dd
-        from dask.distributed import as_completed
+        from dask.distributed import CancelledError, KilledWorker, as_completed
     except ImportError:
         raise ImportError(
             'A client needs Dask\'s table: pip install "gandl[dask]".'
@@ -326,5 +328,10 @@ def _by_dask(
         for future in as_completed(futures):
             outcome = future.result()
             yield from outcome.itertuples(index=False, name=None)
+    except (CancelledError, KilledWorker) as error:
+        raise RuntimeError(
+            f"Workers of the Dask cluster were lost ({error}). Call again: what is "
+            "there stays, and the rest is computed."
+        ) from error
     finally:
         client.cancel(futures)

@@ -123,6 +123,7 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
     """Networks and constants for images; ``parameter`` looks a parameter up by name."""
     size = _training_size(parameter("image_size"), images)
     batch_size = min(parameter("batch_size"), len(images))
+    in_game = _game_size(parameter, batch_size)
     gamma, augment = parameter("r1_gamma"), parameter("augment")
     base = parameter("channel_base")
     if augment == "adaptive" and parameter("loss") != "logistic":
@@ -149,11 +150,31 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
         n_channels=images.shape[1],
         size=size,
         channel_base=(32_768 if size > 256 else 16_384) if base == "auto" else base,
-        adversarial_batch=min(parameter("adversarial_batch"), batch_size),
-        r1_gamma=0.0002 * size**2 / batch_size if gamma == "auto" else gamma,
+        adversarial_batch=in_game,
+        r1_gamma=(
+            0.0002 * size**2 / (in_game or batch_size) if gamma == "auto" else gamma
+        ),
         augment=None if augment == "adaptive" else float(augment),
         **{name: parameter(name) for name in same},
     )
+
+
+def _game_size(parameter: Callable[[str], Any], batch_size: int) -> int:
+    """How many images of a batch play the adversarial game."""
+    n = min(parameter("adversarial_batch"), batch_size)
+    if not parameter("contrast_learning_rate"):
+        if n == 0:
+            raise ValueError(
+                "contrast_learning_rate=0 and adversarial_batch=0 leave nothing to "
+                "learn by: set one of them above 0."
+            )
+        return batch_size  # those outside the game would be seen by nobody
+    if batch_size < 2:
+        raise ValueError(
+            f"batch_size={batch_size}, but contrast tells the images of a batch apart: "
+            "it is to be at least 2."
+        )
+    return n
 
 
 def _training_size(size: int | None, images: ImageCollection) -> int:

@@ -8,6 +8,31 @@ import numpy as np
 import pandas as pd
 
 
+def is_permuted(index: pd.Index, of: pd.Index) -> bool:
+    """Whether two indexes have the same labels, each once, in another order."""
+    return (
+        len(index) == len(of)
+        and not index.equals(of)
+        and index.is_unique
+        and of.is_unique
+        and bool(index.isin(of).all())
+    )
+
+
+def check_order(X: Any, **columns: Any) -> None:
+    """Refuse columns that, by their index, have the rows of X in another order."""
+    if not isinstance(X, pd.DataFrame):
+        return
+    for name, column in columns.items():
+        is_pandas = isinstance(column, pd.Series | pd.DataFrame)
+        if is_pandas and is_permuted(column.index, X.index):
+            raise ValueError(
+                f"By its index, {name} has the rows of X in another order, and rows go "
+                f"by position: pass {name}.loc[X.index], or, if they are in that of X "
+                f"all the same, {name}.set_axis(X.index)."
+            )
+
+
 def batch_of_rows(batch: Any, n: int) -> np.ndarray:
     """The batch of each of n rows; "all" where none are given."""
     if batch is None:

@@ -20,6 +20,13 @@ USUAL = ("plate", "well", "site")
 DAMAGE = (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error)  # of a text file
 
 
+def as_pandas(table: Any) -> Any:
+    """A table of polars or Arrow as pandas has it; anything else as it is."""
+    if hasattr(table, "to_pandas") and hasattr(table, "columns"):
+        return table.to_pandas()
+    return table
+
+
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read csv, tsv or parquet, all columns as text; only an empty field is missing.
 
@@ -74,7 +81,8 @@ def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
 
 def no_column(name: str, table: pd.DataFrame) -> str:
     """What is said where a column is missing; one of other case is pointed at."""
-    alike = [c for c in map(str, table) if c.casefold() == name.casefold()]
+    bare = name.removeprefix("Metadata_").casefold()
+    alike = [c for c in map(str, table) if c.casefold() == bare]
     meant = f" Is {alike[0]!r} meant?" if alike else ""
     return f"There is no column {name!r}, but {list(table)}.{meant}"
 

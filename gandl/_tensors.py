@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,14 @@ def upload(batch: Tensor, device: str | torch.device) -> Tensor:
     if torch.device(device).type != "cuda":
         return batch.to(device)
     return batch.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def learning_mode(device: torch.device) -> Iterator[None]:
+    """Gradients, and types as they are chosen, whatever the caller's modes are."""
+    own_types = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), own_types:
+        yield
 
 
 def activation_dtype(precision: str, device: str) -> torch.dtype:

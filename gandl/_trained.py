@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from contextlib import closing
 from numbers import Integral
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from gandl._inputs import (
 from gandl._presets import check_features
 from gandl._progress import progress_line
 from gandl._tensors import activation_dtype
+from gandl._warnings import warn
 from gandl._whitening import Affine
 from gandl.gan import Discriminator, Generator
 from gandl.images import ImageCollection
@@ -99,10 +99,10 @@ def embedded(featurizer: Any, X: Any) -> np.ndarray:
     """Embed images, and warn of what fit has not seen the like of."""
     images = as_collection(featurizer, X, reset=False)
     if text := compare_illumination(featurizer, images):
-        warnings.warn(text, UserWarning, stacklevel=4)  # whoever calls transform
+        warn(text)  # whoever calls transform
     embeddings, text = embedded_and_told(featurizer, images)
     if text:
-        warnings.warn(text, UserWarning, stacklevel=4)
+        warn(text)
     return embeddings
 
 

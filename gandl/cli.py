@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import uuid
 import warnings
@@ -21,6 +22,8 @@ from gandl._cli_images import (
     PRIOR_DF,
     check_wells,
     collect,
+    names_as_text,
+    refuse_mistaken,
     selected,
     tell,
     well_kinds_of,
@@ -43,6 +46,7 @@ from gandl.profiles import (
     replicate_consistency,
     write_profiles,
 )
+from gandl.profiles._partitioned import missing_partitions
 from gandl.profiles._tables import check_writable
 
 # What scoring and screening leave in their folder.
@@ -115,7 +119,7 @@ def _tell_warning(show: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    out = _free(options)
+    out = _free_file(options)
     images, known = collect(options)
     images = with_plate_range(images, known, options.intensity)
     model = _featurizer(options).fit(images)
@@ -137,7 +141,7 @@ def _embed(options: argparse.Namespace) -> None:
     if options.rows_per_partition is not None:
         _embed_partitions(options)
         return
-    out = _free(options)
+    out = _free_file(options)
     check_writable(out)
     model = _load(options.model)
     images, known = collect(options)
@@ -159,14 +163,22 @@ def _embed_partitions(options: argparse.Namespace) -> None:
     gandl.embed_to_parquet(model, images, options.out, **how)
     if is_writer():
         write_record(beside(options.out), make_record(options, model, images))
-        print(f"Embeddings of {len(images)} images: {options.out}")
+        missing, n = missing_partitions(options.out)
+        if missing:  # of other processes, or of other tasks of an array
+            print(
+                f"The share of this process is in {options.out}; {len(missing)} of {n} "
+                "partitions are not there yet."
+            )
+        else:
+            print(f"Embeddings of {len(images)} images: {options.out}")
 
 
 def _score(options: argparse.Namespace) -> None:
     profiles = read_profiles(options.profiles)
     features = profiles[feature_columns(profiles)]
+    refuse_mistaken(features, options)
     known = composed(with_usual_names(profiles.drop(columns=list(features))))
-    known = with_own_plates(known, options)
+    known = with_own_plates(names_as_text(known, options), options)
     known = with_plates(with_plate_map(known, options), options)
     rows = selected(known, options)
     features, known = features.iloc[rows], known.iloc[rows]
@@ -197,7 +209,7 @@ def _generate(options: argparse.Namespace) -> None:
 
     if options.out.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"--out {str(options.out)!r}: a TIFF stack is .tif or .tiff.")
-    out = _free(options)
+    out = _free_file(options)
     model = _load(options.model)
     made = model.generate(
         options.n, truncation=options.truncation, random_state=options.seed
@@ -347,7 +359,8 @@ def _write_compounds(
     table.assign(**lists).to_csv(out / "compounds.csv", index=False)
     separation = scorer.perturbation_.separation_
     separation.to_csv(out / "controls.csv", index_label="plate")
-    poor = separation.index[~separation["separate"]]
+    known_apart = separation["cohens_d"].notna()  # of others it was told before
+    poor = separation.index[~separation["separate"] & known_apart]
     if len(poor):
         tell(
             f"Controls do not separate on plates {', '.join(map(str, poor))}: do not "
@@ -394,11 +407,25 @@ def _free(options: argparse.Namespace) -> Path:
     return out
 
 
+def _free_file(options: argparse.Namespace) -> Path:
+    """The same, of a file, told before hours of work."""
+    out = _free(options)
+    if out.is_dir():
+        raise IsADirectoryError(f"{str(out)!r} is a folder: name a file in it.")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"{str(out.parent)!r} cannot be written to.")
+    return out
+
+
 @contextmanager
 def _new_folder(options: argparse.Namespace) -> Iterator[Path]:
     """A folder that takes its place once it is complete."""
     final = _free(options)
     if final.exists():
+        if os.path.ismount(final):
+            raise FileExistsError(
+                f"{str(final)!r} is a disk of its own: name a folder in it by --out."
+            )
         others = sorted({entry.name for entry in final.iterdir()} - _OUTPUTS)
         if others:
             raise FileExistsError(

@@ -78,7 +78,8 @@ class GANDLFeaturizer(
         Adam's for the contrastive loss; 0 trains by the adversarial game alone.
     adversarial_batch : int, default=None
         Images of a batch, at most ``batch_size``, that take part in the adversarial
-        game; 0 trains by contrast alone, and the generator not at all.
+        game; 0 trains by contrast alone, and the generator not at all. Without
+        contrast, all do.
     max_kimg : float, default=None
         Thousand images to train on, repeats counted. None: no limit if ``max_minutes``
         is given, else the preset's: 40, with "paper" 25000.
@@ -100,7 +101,8 @@ class GANDLFeaturizer(
         learning rates rise for 30 steps; then they stay, and embeddings are of a moving
         average of the discriminator.
     r1_gamma : float or "auto", default=None
-        Weight of the R1 penalty. "auto": ``0.0002 * image_size ** 2 / batch_size``.
+        Weight of the R1 penalty. "auto": ``0.0002 * image_size ** 2``, divided by how
+        many images of a batch play the game.
     path_length_weight : float, default=None
         Weight of the path-length penalty.
     style_mixing : float, default=None

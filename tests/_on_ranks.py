@@ -86,6 +86,13 @@ def fits(folder):
         GANDLFeaturizer(**PARAMETERS | {"batch_size": 12}).fit(images)
     except ValueError as error:
         seen["refused"] = str(error)
+    others = {"images": (images[: 24 - 3 * rank], {}), "rate": (images, {})}
+    others["rate"][1]["learning_rate"] = 0.001 * (1 + rank)
+    for name, (part, changes) in others.items():
+        try:
+            GANDLFeaturizer(**PARAMETERS | changes).fit(part)
+        except ValueError as error:
+            seen[f"other {name}"] = str(error)
     seeded = GANDLFeaturizer(**PARAMETERS | {"random_state": None, "max_kimg": 0.016})
     seen["drawn"] = seeded.fit(images).weights_
     timed = GANDLFeaturizer(**PARAMETERS | {"max_kimg": None, "max_minutes": 0.01})

@@ -114,6 +114,19 @@ def test_ctrl_c_without_checkpoints_leaves_what_was_fitted(images, monkeypatch):
     assert np.isfinite(stopped.transform(images)).all()
 
 
+def test_a_signal_that_is_passed_on_does_not_end_the_step():
+    """A cluster signals torchrun, which signals its processes, and these too."""
+    ended = []
+    try:
+        with deferred_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            ended.append("the step")
+    except SystemExit as error:
+        ended.append(error.code)
+    assert ended == ["the step", 143]
+
+
 def test_a_second_ctrl_c_acts_at_once():
     with deferred_interrupts() as interrupt:
         signal.raise_signal(signal.SIGINT)

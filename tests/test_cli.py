@@ -790,7 +790,9 @@ def test_plates_of_one_name_are_not_averaged(folder, tmp_path, capsys):
 
 
 def test_images_of_a_well_that_nothing_tells_apart_are_told(capsys):
-    check_sites(pd.DataFrame({"plate": "1", "well": ["A01", "A01", "B01"]}))
+    known = pd.DataFrame({"plate": "1", "well": ["A01", "A01", "B01"]})
+    named = {"control": "state", "compound": "compound", "concentration": "dose"}
+    check_sites(known, argparse.Namespace(**named))
     told = "Images of one well, such as those of plate 1, well A01, are averaged.\n"
     assert capsys.readouterr().err == told
 
@@ -939,3 +941,144 @@ def test_a_negative_control_that_is_none(untreated, tmp_path, capsys):
     assert "name its value by --negative. Empty fields are none" in told
     assert run(*score, "--negative", "DMSO", "--positive", "virus") == 1
     assert "leave out --positive" in capsys.readouterr().err
+
+
+@pytest.fixture
+def scored():
+    """Wells of two plates: both controls, and two compounds of which one rescues."""
+    n_plates, state = 2, ["healthy"] * 6 + ["infected"] * 18
+    compound = [None] * 12 + ["rescue"] * 6 + ["inert"] * 6
+    wells = pd.DataFrame(
+        {
+            "Metadata_Plate": np.repeat(["P1", "P2"], 24),
+            "Metadata_Well": [f"{r}{k:02}" for r in "AB" for k in range(1, 13)] * 2,
+            "Metadata_state": state * n_plates,
+            "Metadata_compound": compound * n_plates,
+            "Metadata_concentration": ([0.0] * 12 + [0.1, 0.1, 1, 1, 10, 10] * 2) * 2,
+        }
+    )
+    X = np.random.default_rng(0).normal(size=(48, 5))
+    rescued = wells["Metadata_compound"].eq("rescue")
+    rescued &= wells["Metadata_concentration"] >= 1
+    X[wells["Metadata_state"].ne("healthy") & ~rescued, 0] += 12
+    return wells.join(pd.DataFrame(X).add_prefix("feature_"))
+
+
+def untreated_infected(wells):
+    return wells["Metadata_state"].eq("infected") & wells["Metadata_compound"].isna()
+
+
+STATES = ["--control", "state", "--negative", "healthy", "--positive", "infected"]
+
+
+def score(table, path, *options):
+    """Status of scoring a table, and its compounds."""
+    write = table.to_parquet if path.suffix == ".parquet" else table.to_csv
+    write(path, index=False)
+    out = path.with_suffix("")
+    status = run("score", path, *options, "--out", out, "--overwrite")
+    if status:
+        return status, None
+    table = "compounds.csv" if "--positive" in options else "effects.csv"
+    return status, pd.read_csv(out / table)
+
+
+@pytest.mark.parametrize("options", [STATES, ["--control", "compound"]])
+def test_a_table_of_other_types_is_scored_as_its_text_is(scored, tmp_path, options):
+    if "--positive" not in options:
+        scored = scored[scored["Metadata_state"] != "healthy"]
+        scored = scored.fillna({"Metadata_compound": "DMSO"})
+        options = [*options, "--negative", "DMSO"]
+    _, expected = score(scored, tmp_path / "text.csv", *options)
+    kinds = scored.astype(
+        {"Metadata_compound": "category", "Metadata_state": "category"}
+    )
+    _, found = score(kinds, tmp_path / "kinds.parquet", *options)
+    pd.testing.assert_frame_equal(found, expected)
+    _, found = score(scored, tmp_path / "table.parquet", *options)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_controls_and_compounds_may_be_numbers(scored, tmp_path):
+    _, expected = score(scored, tmp_path / "text.csv", *STATES)
+    scored["Metadata_state"] = scored["Metadata_state"].map(
+        {"healthy": 0, "infected": 1}
+    )
+    scored["Metadata_compound"] = scored["Metadata_compound"].map(
+        {"rescue": 103, "inert": 104}
+    )
+    options = ["--control", "state", "--negative", "0", "--positive", "1"]
+    _, found = score(scored, tmp_path / "numbers.parquet", *options)
+    assert sorted(found["compound"]) == [103, 104]
+    assert found["call"].tolist() == expected["call"].tolist() == ["hit", "inactive"]
+
+
+@pytest.mark.parametrize("name", ["ImageNumber", "concentration", "Plate", "WELL"])
+def test_what_is_known_of_a_row_is_no_feature(scored, tmp_path, capsys, name):
+    scored = scored.drop(columns=f"Metadata_{name}", errors="ignore")
+    scored[name] = np.arange(48)
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 1
+    assert f"name it 'Metadata_{name}', or leave it out" in capsys.readouterr().err
+
+
+def test_concentrations_are_in_one_unit(scored, tmp_path, capsys):
+    treated = scored["Metadata_compound"].notna()
+    scored["Metadata_unit"] = np.where(treated, "uM", "none")
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    assert score(scored, tmp_path / "wells.csv", *STATES, "--unit", "nM")[0] == 1
+    assert "has 'µM', and --unit is 'nM': say --unit µM" in capsys.readouterr().err
+    scored.loc[47, "Metadata_unit"] = "nM"
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 1
+    assert "'unit' has ['µM', 'nM'] of treated wells" in capsys.readouterr().err
+
+
+def test_cells_of_several_kinds_are_told(scored, tmp_path, capsys):
+    scored["Metadata_cell_line"] = np.repeat(["HRCE", "VERO"], 24)
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    told = capsys.readouterr().err
+    assert "over all of cell_line together: HRCE, VERO" in told
+    assert "--select \"cell_line == 'HRCE'\"" in told
+
+
+def test_plates_without_positive_controls_cannot_be_judged(scored, tmp_path, capsys):
+    on_second = scored["Metadata_Plate"] == "P2"
+    scored = scored[~(on_second & untreated_infected(scored))]
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    told = capsys.readouterr().err
+    assert "Plate P2 has too few wells that are controls 'infected'" in told
+    assert "do not trust" not in told
+    page = (tmp_path / "wells/report.html").read_text()
+    assert "Too few controls to say whether they separate in 1 of 2 plates." in page
+    assert "Controls do not separate in" not in page
+    assert '<span class="poor">not known</span>' in page
+
+
+def test_positive_controls_are_at_least_three(scored, tmp_path, capsys):
+    infected = untreated_infected(scored)
+    scored = scored.drop(index=scored.index[infected][2:])
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 1
+    assert "'infected': 2 on all plates" in capsys.readouterr().err
+
+
+def test_results_take_the_place_of_a_link(scored, tmp_path, capsys):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "wells").symlink_to(tmp_path / "disk")
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    assert (tmp_path / "wells").is_symlink()
+    assert (tmp_path / "disk/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "command", [["fit", "images"], ["embed", "model", "images"], ["generate", "model"]]
+)
+def test_a_folder_is_no_file_to_write(command, tmp_path, capsys):
+    out = tmp_path / "folder.tif"
+    out.mkdir()
+    assert run(*command, "--out", out, "--overwrite") == 1
+    assert "is a folder: name a file in it" in capsys.readouterr().err
+
+
+def test_no_jobs_are_refused_before_any_work(tmp_path, capsys):
+    asked = ["score", tmp_path / "none.csv", *STATES, "--out", tmp_path / "out"]
+    assert run(*asked, "--jobs", 0) == 1
+    assert "--jobs is at least 1" in capsys.readouterr().err

@@ -846,3 +846,45 @@ def test_channel_base_of_the_paper_grows_with_the_size():
     large = GANDLFeaturizer(preset="paper", image_size=512, channel_max=1, max_kimg=0)
     assert large.fit(images).config_.channel_base == 32768
     assert large.set_params(image_size=256).fit(images).config_.channel_base == 16384
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"contrast_learning_rate": 0, "adversarial_batch": 0}, "nothing to learn by"),
+        ({"batch_size": 1}, "batch_size=1, but contrast"),
+    ],
+)
+def test_what_would_learn_nothing_is_refused(images, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**parameters).fit(images)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"preset": "paper"}, {"contrast_learning_rate": 0}]
+)
+def test_without_contrast_all_images_play_the_game(images, parameters):
+    fitted = tiny(**parameters, batch_size=24, max_kimg=0.024, r1_gamma="auto")
+    config = fitted.fit(images).config_
+    assert config.adversarial_batch == 24
+    assert config.r1_gamma == 0.0002 * config.size**2 / 24
+    half = tiny(batch_size=24, adversarial_batch=12, max_kimg=0, r1_gamma="auto")
+    assert half.fit(images).config_.r1_gamma == 0.0002 * config.size**2 / 12
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")]
+)
+def test_the_modes_of_the_caller_change_nothing(images, mode):
+    expected = tiny().fit(images)
+    with mode():
+        fitted = tiny().fit(images)
+        embedded = fitted.transform(images)
+    np.testing.assert_equal(fitted.weights_, expected.weights_)
+    np.testing.assert_array_equal(embedded, expected.transform(images))
+
+
+def test_an_image_of_another_shape_is_named():
+    pixels = [np.zeros((1, 32, 32)), np.zeros((1, 32, 33))]
+    with pytest.raises(ValueError, match=r"Image 1 has shape \(1, 32, 33\)"):
+        tiny().fit(pixels)

@@ -94,3 +94,16 @@ def test_a_fit_of_many_images_is_watched():
         assert np.isfinite(curve[name]).sum() == 10
     few = GANDLFeaturizer(max_kimg=0.08, **tiny).fit(images[:255])
     assert "diversity" not in few.loss_curve_
+
+
+def test_what_was_measured_long_ago_is_not_told_of():
+    watched = monitor(seen=3, unseen=-0.6, generated=-1)
+    # Between measurements, points of the curve have none.
+    apart = [1.0, np.nan] * 10
+    rows = {"diversity": apart, "overfitting": [0.9, np.nan] * 3 + [np.nan] * 14}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watched.warn(rows)
+    rows["overfitting"] = [np.nan] * 14 + [0.9, np.nan] * 3
+    with pytest.warns(ConvergenceWarning, match="by heart"):
+        watched.warn(rows)

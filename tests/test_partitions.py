@@ -1,5 +1,6 @@
 """Large collections are embedded as a whole is, and what is done is done once."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -249,11 +250,13 @@ def test_images_that_were_left_out_are_left_out(featurizer, root, folder):
 def test_a_full_disk_ends_it(featurizer, X, folder, monkeypatch):
     def full(*args, **how):
         calls.append(args)
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     calls = []
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        OSError, match=r"No space left on device: .*part-00000.parquet'"
+    ):
         embed(featurizer, X, folder)
     assert len(calls) == 1
 
@@ -355,3 +358,23 @@ def test_bounds_of_whole_images():
     assert partition_bounds(X, 3).tolist() == [0, 3, 6, 7]
     # Of rows in any order, none is left out.
     assert partition_bounds(X[[3, 1, 1, 0]], 2).tolist() == [0, 1, 3, 4]
+
+
+def test_a_damaged_partition_is_named(featurizer, X, folder):
+    embed(featurizer, X, folder)
+    path = folder / "part-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[100:2000] = bytes(1900)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"part-00001.parquet' is damaged: .* Delete"):
+        read_profiles(folder)
+    path.unlink()
+    assert embed(featurizer, X, folder) == [1]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3"])
+def test_a_folder_whose_record_is_none_is_told(featurizer, X, folder, text):
+    embed(featurizer, X, folder)
+    (folder / "_gandl.json").write_text(text)
+    with pytest.raises(ValueError, match=r"_gandl.json' is broken"):
+        read_profiles(folder)

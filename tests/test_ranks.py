@@ -72,7 +72,11 @@ def assert_close(ours, theirs):
 
 def test_under_torchrun_every_process_has_the_fit_of_one(fitted, alone):
     _, _, (first, second) = fitted
-    np.testing.assert_equal(first, second)
+    ours, theirs = (
+        {name: value for name, value in seen.items() if not name.startswith("other")}
+        for seen in (first, second)
+    )
+    np.testing.assert_equal(ours, theirs)
     assert_close(first["weights"], alone.weights_)
     assert_close(first["loss_curve"], alone.loss_curve_)
     for name, (mean, matrix) in alone.whitening_.items():
@@ -110,6 +114,17 @@ def test_a_batch_that_ranks_cannot_share_is_refused(fitted):
     text = fitted[2][1]["refused"]
     assert "2 ranks are to share batches of 12 (batch_size, " in text
     assert "such as 8 and 8" in text
+
+
+def test_ranks_of_other_images_or_parameters_are_refused(fitted):
+    first, second = fitted[2]
+    assert "another rank has other images" in first["other images"]
+    assert (
+        "X is ((21, 2, 40, 40), 'uint16') on this rank, and ((24"
+        in (second["other images"])
+    )
+    assert "another rank has other images, or other parameters" in first["other rate"]
+    assert "learning_rate is 0.002 on this rank, and 0.001" in second["other rate"]
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(fitted):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._plate_map import read_table
+from gandl._warnings import warn
 
 if TYPE_CHECKING:
     from gandl.images import ImageCollection
@@ -250,10 +250,9 @@ def load_rxrx_embeddings(
             f"{str(folder / EMBEDDINGS)!r} has no embedding of what was chosen."
         )
     if not has.all():
-        warnings.warn(
+        warn(
             f"{np.sum(~has)} of {len(table)} sites have no embedding and are left out, "
             f"{table['site_id'][~has].iloc[0]!r} the first.",
-            stacklevel=2,
         )
     table = table[has]
     return make_profiles(found.loc[table["site_id"]], table)
@@ -402,10 +401,9 @@ def _warn_of_parts(paths: np.ndarray, is_there: np.ndarray) -> None:
     partial = is_there.any(axis=1) & ~is_there.all(axis=1)
     if partial.any():
         first = paths[partial][~is_there[partial]][0]
-        warnings.warn(
+        warn(
             f"{partial.sum()} images lack some of their channels and are left out; "
             f"{first!r} is the first file that is missing.",
-            stacklevel=3,
         )
 
 

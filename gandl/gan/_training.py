@@ -24,7 +24,7 @@ from gandl.gan._losses import (
     path_length_penalty,
     squared_gradient,
 )
-from gandl.gan._ranks import ALONE, Ranks, SharedGenerator, rand
+from gandl.gan._ranks import ALONE, GROUP, Ranks, SharedGenerator, rand
 
 
 class ContrastHead(nn.Module):
@@ -243,6 +243,7 @@ class Trainer:
     def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
         n_all = len(real) * self.ranks.size
         n = min(self.config.adversarial_batch, n_all) // self.ranks.size
+        n -= n % GROUP if n > GROUP else 0  # of 5, or 31, no group of the statistic
         ws = self.generator.styles(
             n, self.rng, mixing=self.config.style_mixing, step=self.n_steps
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gandl._tables import query_rows
+from gandl._tables import as_pandas, query_rows
+from gandl._warnings import warn
 from gandl.images._illumination import with_functions
 from gandl.images._intensity import check_images
 from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
@@ -126,11 +126,12 @@ class ImageCollection(OmeView, ScreenView):
         >>> ImageCollection.from_array(np.zeros((4, 1, 8, 8)))
         ImageCollection(4 images, channels: channel_0, 8 x 8 pixels, float64)
         """
-        images = check_images(images)
-        source = array_source(np.asanyarray(images))
+        images = np.asanyarray(check_images(images))
+        source = array_source(images)
         if metadata is None:
             metadata = pd.DataFrame(index=pd.RangeIndex(len(images)))
-        return cls._from_source(source, channels, pd.DataFrame(metadata), byte_limit)
+        metadata = pd.DataFrame(as_pandas(metadata))
+        return cls._from_source(source, channels, metadata, byte_limit)
 
     @classmethod
     def from_table(
@@ -489,10 +490,8 @@ class ImageCollection(OmeView, ScreenView):
 def _tell_unnamed_pages(path: str) -> None:
     n = n_unnamed_pages(path)
     if n > 1:
-        warnings.warn(
+        warn(
             f"{path!r} does not say what its {n} pages are: they are taken for "
             "channels. Name these by `channels`; where pages are planes or time "
-            "points, choose by `z` or `t`.",
-            UserWarning,
-            stacklevel=4,
+            "points, choose by `z` or `t`."
         )

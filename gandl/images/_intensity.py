@@ -169,7 +169,7 @@ def scale_intensity(
 
 
 def check_images(images: Any) -> Any:
-    if not hasattr(images, "shape"):
+    if not isinstance(getattr(images, "dtype", None), np.dtype):  # a tensor's is not
         images = np.asarray(images)
     if len(images.shape) != 4:
         raise ValueError(

@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import string
-import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._tables import USUAL, composed, usual_name
+from gandl._warnings import warn
 from gandl.images._microscopes import list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
@@ -204,11 +204,9 @@ def _tell_misspelt(fields: list[str]) -> None:
             continue
         meant = difflib.get_close_matches(field.lower(), known, 1, cutoff=0.85)
         if meant and meant[0] not in fields:
-            warnings.warn(
+            warn(
                 f"{{{field}}} in the pattern becomes a column of that name: is "
-                f"{{{meant[0]}}} meant?",
-                UserWarning,
-                stacklevel=4,  # whoever calls from_folder
+                f"{{{meant[0]}}} meant?"
             )
 
 
@@ -261,11 +259,9 @@ def _tell_left_out(root: str, pattern: str, left_out: _LeftOut) -> None:
             f"{deeper[0]!r}"
         )
     if told:
-        warnings.warn(
+        warn(
             f"Files that do not fit the pattern {pattern!r} are left out: "
-            f"{'; '.join(told)}. Rename those that are meant.",
-            UserWarning,
-            stacklevel=5,  # whoever calls from_folder
+            f"{'; '.join(told)}. Rename those that are meant."
         )
 
 

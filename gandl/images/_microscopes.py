@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
+from gandl._warnings import warn
 from gandl._wells import well_name
 
 _WELL = r"(?P<well>[A-Za-z]{1,2}\d{2})"
@@ -180,12 +180,10 @@ def _tell_folders_without(root: str, paths: list[str], matches: list[_Match]) ->
     if without:
         first = dict.fromkeys(without.values())  # of each folder
         examples = ", ".join(map(repr, islice(first, _N_EXAMPLES)))
-        warnings.warn(
+        warn(
             f"{len(first)} folders beside those of plates have images of which no "
             f"name fits, such as {examples}. They are left out: if they are plates, "
-            "rename these files, or describe all by a `pattern` of your own.",
-            UserWarning,
-            stacklevel=5,  # whoever calls from_folder
+            "rename these files, or describe all by a `pattern` of your own."
         )
 
 
@@ -293,13 +291,11 @@ def _tell_measured_twice(rows: list[_Row], fields: set[str]) -> None:
         for row in rows:
             first = seen.setdefault((row["plate"], row["well"]), row.get(field))
             if first != row.get(field):
-                warnings.warn(
+                warn(
                     f"Well {row['well']} of plate {row['plate']!r} is there from "
                     f"several {field}s, {first!r} and {row.get(field)!r}. Where each "
                     f'is a plate of its own, group by "{field}" too, or keep one: '
-                    f'X[X.metadata["{field}"] == {first!r}].',
-                    UserWarning,
-                    stacklevel=6,  # whoever calls from_folder
+                    f'X[X.metadata["{field}"] == {first!r}].'
                 )
                 break
 

@@ -10,8 +10,9 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
-from pandas.api.types import is_bool_dtype, is_integer_dtype
+from pandas.api.types import is_bool_dtype
 
+from gandl._row_labels import is_permuted
 from gandl.images._overview import overview
 from gandl.images._sources import Source
 from gandl.images._state import pack_table, unpack_table
@@ -267,12 +268,15 @@ def _positions(key: Any, n: int) -> int | np.ndarray:
         if not -n <= position < n:
             raise IndexError(f"Image {position} is out of bounds: there are {n}.")
         return position % n
-    if isinstance(key, pd.Series) and is_bool_dtype(key) and _is_permuted(key.index, n):
+    is_mask = isinstance(key, pd.Series) and is_bool_dtype(key)
+    if is_mask and is_permuted(key.index, pd.RangeIndex(n)):
         raise IndexError(
             "A mask goes by position, and the rows of this one are in another order "
             "than the metadata's, by its index. If they are in that of the images all "
             "the same, pass mask.to_numpy()."
         )
+    if is_mask:
+        key = key.to_numpy(dtype=bool, na_value=False)  # as pandas takes it
     if not isinstance(key, slice):
         key = np.asarray(key)
         key = key.astype(np.intp) if key.size == 0 else key
@@ -287,17 +291,6 @@ def _positions(key: Any, n: int) -> int | np.ndarray:
             f"{key!r}."
         )
     return positions
-
-
-def _is_permuted(index: pd.Index, n: int) -> bool:
-    """Whether an index is that of n rows, but in another order."""
-    rows = np.arange(n)
-    return (
-        len(index) == n
-        and is_integer_dtype(index)
-        and not np.array_equal(index, rows)
-        and np.array_equal(np.sort(index), rows)
-    )
 
 
 def _count(n: int, noun: str) -> str:

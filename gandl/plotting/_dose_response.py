@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gandl.plotting._style import (
     BLACK,
@@ -118,21 +119,21 @@ class DoseResponseDisplay:
         Raises
         ------
         ValueError
-            If no concentration is above zero.
+            If no concentration is above zero, or X and y do not fit each other or the
+            estimator.
         """
         check_is_fitted(estimator)
-        X = np.asarray(X, dtype=np.float64)
-        dose, response = X[:, estimator.column], np.asarray(y, dtype=np.float64)
+        X = validate_data(estimator, X, dtype=np.float64, reset=False)
+        dose, response = estimator._concentrations(X), column_or_1d(y, dtype=np.float64)
+        check_consistent_length(dose, response)
         tested = dose[dose > 0]
         if not len(tested):
             raise ValueError("No concentration is above zero: there is no curve.")
         grid = np.geomspace(tested.min() / 1.5, tested.max() * 1.5, 200)
-        rows = np.zeros((len(grid), X.shape[1]))
-        rows[:, estimator.column] = grid
-        curve, interval = estimator.predict(rows, return_interval=True)
+        curve = estimator._response_at(np.log10(grid))
         band, ec50 = None, None
         if not estimator.inactive_:
-            band = interval.T
+            band = estimator._interval_at(np.log10(grid)).T
             ends = (
                 estimator.log_ec50_,
                 *estimator.confidence_intervals_["log_ec50"],

@@ -17,6 +17,7 @@ from sklearn.utils import check_array, check_random_state
 from gandl._row_labels import (
     batch_of_rows,
     batch_positions,
+    check_order,
     labels,
     sorted_batches,
 )
@@ -230,6 +231,7 @@ def _treatments(
     """
     if control is None:
         raise ValueError("control is to name the values of y that mark controls.")
+    check_order(X, y=y, batch=batch)
     X = check_array(X, dtype=np.float64, input_name="X")
     chosen = is_control(control, y, len(X))
     rows = batch_of_rows(batch, len(X))

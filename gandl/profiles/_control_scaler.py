@@ -19,9 +19,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gandl._row_labels import (
     batch_of_rows,
     batch_positions,
+    check_order,
     rows_of_each,
     sorted_batches,
 )
+from gandl._whole_fit import whole_fit
 from gandl.profiles._controls import is_control, scale_or_one, split_controls
 
 
@@ -102,6 +104,7 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.method = method
         self.prior_df = prior_df
 
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, *, batch: Any = None) -> ControlScaler:
         """Learn from controls.
@@ -125,6 +128,7 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If a batch has fewer than two controls.
         """
+        check_order(X, y=y, batch=batch)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         rows = batch_of_rows(batch, len(X))
         chosen = is_control(self.control, y, len(X))
@@ -170,6 +174,7 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             none are given, or the other way round.
         """
         check_is_fitted(self)
+        check_order(X, batch=batch)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
         scaled = np.empty_like(X)

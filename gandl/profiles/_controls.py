@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gandl._row_labels import labels, rows_of_each
+from gandl._warnings import warn
 
 
 def is_control(control: Any, y: Any, n: int) -> np.ndarray:
@@ -15,12 +16,16 @@ def is_control(control: Any, y: Any, n: int) -> np.ndarray:
         return np.ones(n, dtype=bool)
     if y is None:
         raise ValueError(f"control={control!r} needs y, which says what each row is.")
-    wanted = np.atleast_1d(np.asarray(control, dtype=object))
-    chosen = np.isin(labels(y), wanted)
-    if len(chosen) != n:
-        raise ValueError(f"y has {len(chosen)} values, X has {n} rows.")
+    several = list(control) if isinstance(control, set | frozenset) else control
+    wanted = np.atleast_1d(np.asarray(several, dtype=object))
+    known = labels(y)
+    if len(known) != n:
+        raise ValueError(f"y has {len(known)} values, X has {n} rows.")
+    chosen = np.isin(known, wanted)
     if not chosen.any():
         raise ValueError(f"No row of y is {control!r}.")
+    if len(absent := wanted[~np.isin(wanted, known)]):
+        warn(f"No row of y is {absent[0]!r}, of control={control!r}.")
     return chosen
 
 

@@ -134,6 +134,7 @@ def read_partitions(folder: Path) -> pd.DataFrame:
         If the folder has none, or some are not there yet.
     """
     check_pyarrow()
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not (folder / _MANIFEST).is_file():
@@ -141,17 +142,35 @@ def read_partitions(folder: Path) -> pd.DataFrame:
             f"{str(folder)!r} is a folder without {_MANIFEST!r}: no embeddings were "
             "written to it."
         )
-    n = _manifest(folder)["partitions"]
-    paths = [_partition(folder, number, n) for number in range(n)]
-    missing = [path for path in paths if not path.is_file()]
+    missing, n = missing_partitions(folder)
     if missing:
         raise ValueError(
             f"{len(missing)} of {n} partitions are not in {str(folder)!r} yet, the "
             f"first: {missing[0].name!r}. Embed with what they were begun with, which "
             "computes those alone."
         )
-    # Not what else may lie there, nor what the names of folders above may say.
-    return pq.read_table(paths, partitioning=None).to_pandas()
+    paths = [_partition(folder, number, n) for number in range(n)]
+    try:
+        # Not what else may lie there, nor what the names of folders above may say.
+        return pq.read_table(paths, partitioning=None).to_pandas()
+    except (OSError, pa.ArrowInvalid):
+        for path in paths:
+            try:
+                pq.read_table(path, partitioning=None)
+            except (OSError, pa.ArrowInvalid) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"{str(path)!r} is damaged: {reason} Delete it, and embed again: "
+                    "it alone is computed."
+                ) from None
+        raise
+
+
+def missing_partitions(folder: Path) -> tuple[list[Path], int]:
+    """Partitions that are not there yet, and how many there are to be."""
+    n = _manifest(folder)["partitions"]
+    paths = [_partition(folder, number, n) for number in range(n)]
+    return [path for path in paths if not path.is_file()], n
 
 
 def profiles_schema(metadata: pd.DataFrame, names: list[str]) -> Any:
@@ -187,11 +206,14 @@ def _partition(folder: Path, number: int, n_partitions: int) -> Path:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if "partitions" not in manifest:
+            raise ValueError("it lacks the number of partitions")
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"{str(path)!r} is broken: {error}. Name another folder."
         ) from None
+    return manifest
 
 
 def _origin(path: Path) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from gandl._files import whole_file
-from gandl._tables import read_text, separator
+from gandl._row_labels import check_order
+from gandl._tables import as_pandas, read_text, separator
 
 _METADATA = "Metadata_"
 # As pycytominer looks for them.
@@ -56,6 +57,8 @@ def make_profiles(
     0             P1              DMSO        0.5
     1             P1             taxol        2.0
     """
+    X, metadata = as_pandas(X), as_pandas(metadata)
+    check_order(X, metadata=metadata)
     values = np.asarray(X)
     if isinstance(X, pd.DataFrame) and values.dtype == object:  # of nullable types
         values = X.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -325,7 +328,9 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
         from gandl.profiles._partitioned import read_partitions
 
         profiles = read_partitions(Path(path))
-    elif _suffix(path) == ".parquet":
+    elif (suffix := _suffix(path)) and not Path(path).exists():
+        raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
+    elif suffix == ".parquet":
         check_pyarrow()
         profiles = pd.read_parquet(path, partitioning=None)  # not of its folders
     else:

@@ -19,9 +19,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gandl._row_labels import (
     batch_of_rows,
     batch_positions,
+    check_order,
     rows_of_each,
     sorted_batches,
 )
+from gandl._whole_fit import whole_fit
 from gandl.profiles._controls import is_control, scale_or_one, split_controls
 
 
@@ -127,6 +129,7 @@ class TypicalVariationNormalizer(
         self.n_components = n_components
         self.shrinkage = shrinkage
 
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: Any, y: Any = None, *, batch: Any = None
@@ -153,6 +156,7 @@ class TypicalVariationNormalizer(
             If a batch has fewer than two controls, or controls do not vary; if
             ``shrinkage`` is 0 and a batch has too few controls to whiten.
         """
+        check_order(X, y=y, batch=batch)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         rows = batch_of_rows(batch, len(X))
         chosen = is_control(self.control, y, len(X))
@@ -190,6 +194,7 @@ class TypicalVariationNormalizer(
             none are given, or the other way round.
         """
         check_is_fitted(self)
+        check_order(X, batch=batch)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
         aligned = np.empty((len(X), self.n_components_))

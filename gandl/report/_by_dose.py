@@ -10,6 +10,7 @@ import pandas as pd
 from gandl.plotting._style import BLACK, BLUE, ORANGE, label_doses, new_grid, plain
 
 _COLUMNS = 5
+_LONGEST = 18  # characters of a name
 _COLOURS = {"hit": BLUE, "toxic": ORANGE, "inactive": BLACK}
 
 
@@ -38,7 +39,7 @@ def draw_by_dose(table: pd.DataFrame, unit: str) -> Any:
         ax.set_xscale("log")
         label_doses(ax, dose, at)
         ax.tick_params(labelsize="small")
-        name = plain(row["compound"])
+        name = plain(_shortened(str(row["compound"])))
         ax.set_title(
             f"{name}: {row['call']}", color=_COLOURS[row["call"]], fontsize="small"
         )
@@ -46,6 +47,11 @@ def draw_by_dose(table: pd.DataFrame, unit: str) -> Any:
     figure.supxlabel(f"concentration ({plain(unit)})", fontsize="small")
     figure.supylabel("on- and off-perturbation", fontsize="small")
     return figure
+
+
+def _shortened(name: str) -> str:
+    """A name with room for it above a small plot: its beginning and its end."""
+    return name if len(name) <= _LONGEST else f"{name[:11]}…{name[-6:]}"
 
 
 def _across(at: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

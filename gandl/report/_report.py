@@ -240,7 +240,9 @@ class _Page:
         parts = [
             f"{calls.get(call, 0)} {call}" for call in ("hit", "toxic", "inactive")
         ]
-        poor = ~self.scorer.perturbation_.separation_["separate"]
+        found = self.scorer.perturbation_.separation_
+        unknown = found["cohens_d"].isna()
+        poor = ~found["separate"] & ~unknown
         words = f"{len(self.table)} compounds in {len(self.treated)} wells: "
         words += f"{', '.join(parts)}."
         if n := self.table["p_value"].isna().sum():
@@ -248,6 +250,9 @@ class _Page:
         if poor.any():
             words += f" Controls do not separate in {poor.sum()} of {len(poor)} plates:"
             words += " do not trust scores there."
+        if unknown.any():
+            words += " Too few controls to say whether they separate in"
+            words += f" {unknown.sum()} of {len(unknown)} plates."
         if n := len(self.wells_left_out):
             words += f" Wells left out, listed below: {n}."
         if n := 0 if self.images is None else len(self.images.skipped):
@@ -267,9 +272,10 @@ class _Page:
         head = "".join(f"<th>{escape(name)}</th>" for name in names.values())
         rows = []
         for batch, row in found.iterrows():
-            word = (
-                "yes" if row["separate"] else '<span class="poor">do not trust</span>'
-            )
+            word = "yes"
+            if not row["separate"]:
+                told = "do not trust" if pd.notna(row["cohens_d"]) else "not known"
+                word = f'<span class="poor">{told}</span>'
             cells = "".join(
                 f'<td class="number">{number(row[name])}</td>' for name in names
             )
@@ -386,8 +392,9 @@ class _Page:
     def plates(self) -> str:
         if not {"plate", "well"} <= set(self.wells):
             return ""
+        is_left_out = self.wells.index.isin(self.wells_left_out.index)
         display = PlateDisplay.from_predictions(
-            self.scores[:, 0],
+            np.where(is_left_out, np.nan, self.scores[:, 0]),
             self.wells["well"],
             plate=self.wells["plate"],
             label="on-perturbation",

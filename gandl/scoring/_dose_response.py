@@ -10,10 +10,12 @@ import numpy as np
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gandl._whole_fit import whole_fit
 from gandl.scoring._logistic import ByDose, bounds, by_dose, curve_at, fit_curve_to
 from gandl.scoring._profile_likelihood import curves_that_fit
 
@@ -115,6 +117,7 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         self.column = column
         self.alpha = alpha
 
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any) -> DoseResponseRegressor:
         """Fit the curve.
@@ -176,13 +179,38 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         x = _log10(self._concentrations(X))
+        response = self._response_at(x)
+        return (response, self._interval_at(x)) if return_interval else response
+
+    def _response_at(self, x: np.ndarray) -> np.ndarray:
+        """Of the curve (n,) at logarithms of concentrations."""
         if self.inactive_:
-            response = np.full(len(x), self.bottom_)
-        else:
-            response = curve_at(self._parameters, x)[0]
-        if not return_interval:
-            return response
-        return response, self._interval_at(x)
+            return np.full(len(x), self.bottom_)
+        return curve_at(self._parameters, x)[0]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute the coefficient of determination of the responses.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns)
+            Concentrations, in the column as in `fit`.
+        y : array-like of shape (n,)
+            Responses; missing ones (NaN) are left out, as in `fit`.
+        sample_weight : array-like of shape (n,), default=None
+            What each counts.
+
+        Returns
+        -------
+        float
+            1 for a curve through all of them, 0 for one no better than their mean.
+        """
+        predicted, y = self.predict(X), column_or_1d(y, dtype=np.float64)
+        check_consistent_length(predicted, y, sample_weight)
+        known = ~np.isnan(y)
+        if sample_weight is not None:
+            sample_weight = np.asarray(sample_weight)[known]
+        return float(r2_score(y[known], predicted[known], sample_weight=sample_weight))
 
     def _interval_at(self, x: np.ndarray) -> np.ndarray:
         """Of the responses (n, 2) at logarithms of concentrations."""

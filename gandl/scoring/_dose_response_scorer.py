@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -15,7 +14,9 @@ from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows
+from gandl._row_labels import batch_of_rows, check_order
+from gandl._warnings import warn
+from gandl._whole_fit import whole_fit
 from gandl.scoring._dose_response import DoseResponseRegressor, has_curve
 from gandl.scoring._hits import HitCaller, effective_batches
 from gandl.scoring._perturbation import PerturbationScorer
@@ -141,6 +142,7 @@ class DoseResponseScorer(BaseEstimator):
         self.alpha = alpha
         self.n_jobs = n_jobs
 
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any, *, batch: Any = None) -> DoseResponseScorer:
         """Learn axis and thresholds from the controls; other rows are not looked at.
@@ -193,7 +195,7 @@ class DoseResponseScorer(BaseEstimator):
             return
         prior_df = getattr(axis.scaler, "prior_df", 0)
         if told := few_controls(axis.separation_["n_negative"], prior_df):
-            warnings.warn(told, UserWarning, stacklevel=4)
+            warn(told)
 
     def dose_response(
         self, X: Any, compound: Any, concentration: Any, *, batch: Any = None
@@ -229,12 +231,17 @@ class DoseResponseScorer(BaseEstimator):
             If a compound is missing, or a concentration is missing or negative.
         """
         check_is_fitted(self)
+        check_order(X, compound=compound, concentration=concentration, batch=batch)
         validate_data(self, X, dtype=np.float64, reset=False)
         scores = self.perturbation_._score_rows(X, batch)
         dose = column_or_1d(concentration, dtype=np.float64)
         assert_all_finite(dose, input_name="concentration")
         dose = equal_doses(dose)
         compound = np.asarray(compound, dtype=object)
+        if compound.ndim != 1:
+            raise ValueError(
+                f"compound has shape {compound.shape}: one name a row is expected."
+            )
         check_consistent_length(scores, compound, dose)
         negative = np.flatnonzero(dose < 0)
         if len(negative):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, kinds_of_controls
+from gandl._row_labels import batch_of_rows, check_order, kinds_of_controls
+from gandl._whole_fit import whole_fit
 
 
 class HitCaller(BaseEstimator):
@@ -103,6 +105,7 @@ class HitCaller(BaseEstimator):
         self.positive = positive
         self.quantile = quantile
 
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, *, batch: Any = None) -> HitCaller:
         """Learn the thresholds from the controls; other rows are not looked at.
@@ -126,6 +129,7 @@ class HitCaller(BaseEstimator):
         ValueError
             If there are fewer than two controls of a kind.
         """
+        check_order(X, y=y, batch=batch)
         X = validate_data(self, X, dtype=np.float64)
         self.negative_, self.positive_, kind = kinds_of_controls(
             y, len(X), self.negative, self.positive
@@ -165,10 +169,19 @@ class HitCaller(BaseEstimator):
         -------
         tuple of ndarray
             Thresholds of on- and off-perturbation, in the shape of ``n_rows``.
+
+        Raises
+        ------
+        ValueError
+            If a number is below 1.
         """
         check_is_fitted(self)
+        check_scalar(n_calls, "n_calls", Integral, min_val=1)
         share = self.quantile / n_calls
         of = np.asarray(n_rows), np.asarray(n_rows if n_batches is None else n_batches)
+        for name, numbers in zip(("n_rows", "n_batches"), of, strict=True):
+            if not (numbers >= 1).all():  # nor if one is NaN
+                raise ValueError(f"{name} is at least 1, got {numbers.min()}.")
         on = self._on.limit(*of, share)
         off, root = (x.limit(*of, 1 - share) for x in (self._off, self._roots))
         return on, np.maximum(off, root.clip(min=0) ** (3 / 2))
@@ -193,9 +206,19 @@ class HitCaller(BaseEstimator):
         -------
         ndarray of str of shape (n,)
             "hit", "inactive" or "toxic".
+
+        Raises
+        ------
+        ValueError
+            If a number is below 1, or numbers are not one a row.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
+        n_rows, n_batches = (
+            column_or_1d(numbers) if np.ndim(numbers) else numbers
+            for numbers in (n_rows, n_batches)
+        )
+        check_consistent_length(X, *(n for n in (n_rows, n_batches) if np.ndim(n)))
         on, off = self.thresholds(n_rows, n_calls, n_batches)
         rescued, toxic = X[:, 0] < on, X[:, -1] > off
         return np.where(toxic, "toxic", np.where(rescued, "hit", "inactive"))

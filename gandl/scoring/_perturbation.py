@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,16 +9,23 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.utils._param_validation import HasMethods, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    check_is_fitted,
+    has_fit_parameter,
+    validate_data,
+)
 
 from gandl._row_labels import (
     batch_of_rows,
     batch_positions,
+    check_order,
     kinds_of_controls,
     labels,
     rows_of_each,
     sorted_batches,
 )
+from gandl._warnings import warn
+from gandl._whole_fit import whole_fit
 
 _POOR = 0.5  # Cohen's d below which controls are not separate
 
@@ -145,6 +151,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         self.pooled = pooled
         self.poor_controls = poor_controls
 
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, *, batch: Any = None) -> PerturbationScorer:
         """Learn the axis from the controls; other rows are not looked at.
@@ -169,6 +176,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             If a batch lacks a kind of control, or their means are equal; with
             ``poor_controls="raise"``, if they do not separate.
         """
+        check_order(X, y=y, batch=batch)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self.negative_, self.positive_, kind = kinds_of_controls(
             y, len(X), self.negative, self.positive
@@ -205,8 +213,9 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             measured = separation(*on)
             separate = measured["cohens_d"] >= _POOR  # not if it is NaN
             found.append({**counts, **measured, "separate": separate})
-        index = pd.Index(self.batches_, name="batch")
-        self.separation_ = pd.DataFrame(found, index=index)
+        self._separation = {
+            name: np.array([row[name] for row in found]) for name in found[0]
+        }
         self._tell_poor_controls()
         return self
 
@@ -235,6 +244,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     def _score_rows(self, X: Any, batch: Any) -> np.ndarray:
         """Score rows; an array, whatever scikit-learn is set to give out."""
         check_is_fitted(self)
+        check_order(X, batch=batch)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         rows = batch_of_rows(batch, len(X))
         X = _scaled(self.scaler_, X, rows)
@@ -288,13 +298,27 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             The Z'-factor, at most 1; minus infinity if the positive controls are not
             above the negative ones, NaN with fewer than two of a kind.
         """
+        check_order(X, y=y)
         on = self._score_rows(X, batch)[:, 0]
         *_, kind = kinds_of_controls(y, len(on), self.negative_, self.positive_)
         return separation(on[kind == 0], on[kind == 1])["z_prime"]
 
+    @property
+    def separation_(self) -> pd.DataFrame:
+        """How well the controls of each batch separate."""
+        check_is_fitted(self)
+        index = pd.Index(self.batches_, name="batch")
+        return pd.DataFrame(self._separation, index=index)
+
     def _fitted_scaler(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
         if self.scaler is None:
             return None
+        if not has_fit_parameter(self.scaler, "batch"):
+            raise ValueError(
+                f"scaler={self.scaler!r} does not take a batch: it is to be a "
+                "ControlScaler or TypicalVariationNormalizer; what scales all rows "
+                "alike goes before the scorer, in a Pipeline."
+            )
         return clone(self.scaler).fit(X, y, batch=rows)
 
     def _axis(
@@ -379,7 +403,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         )
         if self.poor_controls == "raise":
             raise ValueError(message)
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warn(message)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the scores.

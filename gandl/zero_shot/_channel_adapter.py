@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from gandl._inputs import as_collection, has_flat_rows
+from gandl._warnings import warn
+from gandl._whole_fit import whole_fit
 from gandl.images import percentile_range
 from gandl.images._mapped import map_channels
 from gandl.profiles._controls import is_control
@@ -51,9 +53,10 @@ class ChannelAdapter(
         the channels that are there, each in its range, so that there are cells to see.
     mismatch : {"warn", "raise", "ignore"}, default="warn"
         What ``fit`` does about channels that are dropped, about such as are missing
-        where ``channels`` does not say None, besides dropping and filling them, and
+        where ``channels`` does not say None, besides dropping and filling them,
         about such as it matches by their place where one side has names, or by names
-        that are but numbers, as microscopes count their channels.
+        that are but numbers, as microscopes count their channels, and about such as
+        have no range, which become dark.
     control : object or array-like, default=None
         Which values of ``y`` mark controls, whose images alone the intensity range is
         taken of. None: all images that ``fit`` sees, and no ``y``.
@@ -141,6 +144,7 @@ class ChannelAdapter(
         self.image_shape = image_shape
 
     # The featurizer is fitted, and validates its parameters itself.
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None) -> ChannelAdapter:
         """Match channels, and learn the intensity range of the new images.
@@ -177,15 +181,26 @@ class ChannelAdapter(
                 f"featurizer's, {list(found.names)}: say which does by channels=, such "
                 f"as channels={{{found.names[0]!r}: {images.channels[0]!r}}}."
             )
-        dropped, lacking = found.mismatch(images.channels)
-        self._tell_mismatch(dropped, lacking, found.guess)
         played = [None if k is None else images.channels[k] for k in found.places]
         self.channel_map_ = dict(zip(found.names, played, strict=True))
         self.dropped_ = tuple(c for c in images.channels if c not in played)
+        if y is not None:
+            check_consistent_length(images, y)
         controls = images[is_control(self.control, y, len(images))]
         ranges = percentile_range(
             controls.with_channels([images.channels[k] for k in used])
         )
+        dropped, lacking = found.mismatch(images.channels)
+        empty = (
+            []
+            if _scales_itself(featurizer)
+            else [
+                images.channels[k]
+                for k, (low, high) in zip(used, ranges, strict=True)
+                if low == high
+            ]
+        )
+        self._tell_mismatch(dropped, lacking, empty, found.guess)
         self.intensity_range_ = np.array(
             [
                 (np.nan,) * 2 if k is None else ranges[used.index(k)]
@@ -257,9 +272,9 @@ class ChannelAdapter(
         return tags
 
     def _tell_mismatch(
-        self, dropped: list[str], lacking: list[str], guess: str
+        self, dropped: list[str], lacking: list[str], empty: list[str], guess: str
     ) -> None:
-        if self.mismatch == "ignore" or not (dropped or lacking or guess):
+        if self.mismatch == "ignore" or not (dropped or lacking or empty or guess):
             return
         parts = []
         if dropped:
@@ -269,6 +284,13 @@ class ChannelAdapter(
                 f"fills {join(lacking)}, which none of X plays, by "
                 f"missing={self.missing!r}"
             )
+        if empty:
+            whose = "images" if self.control is None else "controls"
+            remedy = "" if self.control is None else ", unless control=None"
+            parts.append(
+                f"blanks {join(empty)}, of which next to all pixels of the {whose} "
+                f"have one value{remedy}"
+            )
         if guess:
             parts.append(guess)
         message = (
@@ -277,7 +299,7 @@ class ChannelAdapter(
         )
         if self.mismatch == "raise":
             raise ValueError(message)
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warn(message)
 
     def _learn_map(self, places: Sequence[int | None], featurizer: Any) -> None:
         """The linear map from channels of X to those that the featurizer knows."""
@@ -285,10 +307,9 @@ class ChannelAdapter(
         present = [k for k, place in enumerate(places) if place is not None]
         weights, offsets = np.zeros_like(to_unit), np.zeros(len(places))
         known = np.tile([0.0, 1.0], (len(places), 1))
-        scales_itself = getattr(featurizer, "intensity", None) in ("image", "plate")
-        if featurizer is not None and not scales_itself:
+        if featurizer is not None and not _scales_itself(featurizer):
             known = featurizer.intensity_range_
-        if scales_itself:
+        if _scales_itself(featurizer):
             for k in present:
                 weights[k, places[k]] = 1.0
         else:
@@ -311,6 +332,10 @@ class ChannelAdapter(
             if place is not None:
                 weights[k, place] = slope[k]
         return weights, np.where(slope > 0, -low * slope, 0.0)
+
+
+def _scales_itself(featurizer: Any) -> bool:
+    return getattr(featurizer, "intensity", None) in ("image", "plate")
 
 
 def _known_channels(featurizer: Any) -> tuple[str, ...]:

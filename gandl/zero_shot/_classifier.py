@@ -10,11 +10,13 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.utils import check_X_y
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gandl._row_labels import check_order
+from gandl._whole_fit import whole_fit
 from gandl.zero_shot._frozen import check_featurizer
 
 _WIDEST = 1e4  # temperatures looked at, in squared distances of prototypes, and 1 by it
@@ -120,6 +122,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         self.featurizer = featurizer
 
     # The featurizer is fitted, and has validated its parameters itself.
+    @whole_fit
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any) -> ZeroShotClassifier:
         """Learn the prototypes of classes, and how examples vary about them.
@@ -183,17 +186,6 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X, y = self._labelled(X, y, reset=False)
         added, which = np.unique(y, return_inverse=True)
-        if _is_text(added) != _is_text(self.classes_):
-            raise ValueError(
-                f"The classes in fit are {self.classes_[:5].tolist()}, those to add "
-                f"{added[:5].tolist()}: text or numbers, but not both."
-            )
-        known = np.intersect1d(self.classes_, added)
-        if len(known):
-            raise ValueError(
-                f"Known already: {known[:5].tolist()}. add_classes takes classes that "
-                "fit has not seen; for more examples of known ones, call fit with all."
-            )
         classes = np.concatenate([self.classes_, added])
         order = np.argsort(classes)
         counts = np.concatenate([self.class_counts_, np.bincount(which)])
@@ -244,6 +236,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _labelled(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         featurizer = check_featurizer(self)
+        check_order(X, y=y)
         missing = np.flatnonzero(pd.isna(np.array(y, dtype=object)))
         if y is not None and len(missing):
             raise ValueError(
@@ -251,17 +244,53 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
             )
         if featurizer is None:
             X, y = validate_data(self, X, y, dtype=np.float64, reset=reset)
-        else:
-            X, y = check_X_y(featurizer.transform(X), y, dtype=np.float64)
+            self._check_classes(y, reset)
+            return X, y
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None.")
+        # Before images are embedded, which may take hours.
+        check_consistent_length(X, y)
+        y = column_or_1d(y)
+        self._check_classes(y, reset)
+        return self._embedded(X, reset=reset), y
+
+    def _check_classes(self, y: np.ndarray, reset: bool) -> None:
         check_classification_targets(y)
-        return X, y
+        if reset:
+            return
+        added = np.unique(y)
+        if _is_text(added) != _is_text(self.classes_):
+            raise ValueError(
+                f"The classes in fit are {self.classes_[:5].tolist()}, those to add "
+                f"{added[:5].tolist()}: text or numbers, but not both."
+            )
+        known = np.intersect1d(self.classes_, added)
+        if len(known):
+            raise ValueError(
+                f"Known already: {known[:5].tolist()}. add_classes takes classes that "
+                "fit has not seen; for more examples of known ones, call fit with all."
+            )
+
+    def _embedded(self, X: Any, *, reset: bool) -> np.ndarray:
+        """Embeddings of images, of the length that they had in `fit`."""
+        if reset:  # scikit-learn's of an earlier fit, to embeddings
+            for name in ("n_features_in_", "feature_names_in_"):
+                self.__dict__.pop(name, None)
+        embeddings = check_array(self.featurizer.transform(X), dtype=np.float64)
+        d = embeddings.shape[1]
+        if not reset and d != (fitted := self.prototypes_.shape[1]):
+            raise ValueError(
+                f"The featurizer gives embeddings of {d} numbers, and gave {fitted} in "
+                "fit: fit again."
+            )
+        return embeddings
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         if self.featurizer is None:
             X = validate_data(self, X, dtype=np.float64, reset=False)
         else:
-            X = self.featurizer.transform(X)
+            X = self._embedded(X, reset=False)
         distances = _squared_distances(self._whiten(X), self._whiten(self.prototypes_))
         return self._nearness(distances, self.class_counts_)
 

@@ -283,6 +283,14 @@ def test_batches_that_the_statistic_does_not_divide():
         assert all(loss.isfinite() for loss in losses.values())
 
 
+@pytest.mark.parametrize("n", [5, 7])
+def test_groups_of_the_statistic_are_whole(n):
+    """Of a prime number of images each would be a group, and the statistic 0."""
+    network = trainer(adversarial_batch=n)
+    network.step(batch())
+    assert network.discriminator.mean_stddev > 1e-3
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     traces = {loss: trace(loss) for loss in ("logistic", "wgan-gp", "r3gan")}

@@ -4,6 +4,7 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from gandl.plotting import DoseResponseDisplay
@@ -144,3 +145,18 @@ def test_an_ec50_outside_the_tested_doses_is_told_as_a_limit(middle, text):
     assert curve.extrapolated_
     display = DoseResponseDisplay.from_estimator(curve, dose[:, None], y)
     assert any(text in t.get_text() for t in display.ax_.texts)
+
+
+def test_a_table_is_held_against_the_one_that_was_fitted():
+    names = ["hours", "dose"]
+    X = pd.DataFrame(
+        np.repeat([[1.0, 0.1], [2.0, 1.0], [3.0, 10.0]], 3, 0), columns=names
+    )
+    y = np.repeat([1.0, 0.5, 0.0], 3)
+    fitted = DoseResponseRegressor(column=1).fit(X, y)
+    display = DoseResponseDisplay.from_estimator(fitted, X, y[:, None])
+    assert display.concentration.tolist() == X["dose"].tolist()
+    with pytest.raises(ValueError, match="feature names should match"):
+        DoseResponseDisplay.from_estimator(fitted, X[names[::-1]], y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        DoseResponseDisplay.from_estimator(fitted, X, y[:4])

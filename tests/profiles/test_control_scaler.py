@@ -146,3 +146,12 @@ def test_errors(plate, method):
         scaler.fit(X, y, batch=few)
     with pytest.raises(ValueError, match="No controls of batch 'P4' in fit"):
         scaler.fit(X, y, batch=batch).transform(X, batch=few)
+
+
+def test_several_controls_of_which_one_is_misspelt():
+    X, y = np.arange(8.0)[:, None], ["DMSO", "DMSO", "water", "drug"] * 2
+    with pytest.warns(UserWarning, match=r"No row of y is 'watr', of control=\["):
+        misspelt = ControlScaler(control=["DMSO", "watr"]).fit(X, y)
+    np.testing.assert_array_equal(
+        misspelt.centres_, ControlScaler(control={"DMSO"}).fit(X, y).centres_
+    )

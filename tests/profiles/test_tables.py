@@ -49,9 +49,15 @@ def test_names(images):
 
 def test_rows_go_by_position_not_by_index():
     metadata = pd.DataFrame({"well": ["A01", "A02"]}, index=[7, 3])
-    X = pd.DataFrame({"area": [1.0, 2.0]}, index=[3, 7])
+    X = pd.DataFrame({"area": [1.0, 2.0]}, index=[3, 8])
     profiles = make_profiles(X, metadata)
     assert profiles.to_numpy().tolist() == [["A01", 1.0], ["A02", 2.0]]
+    # The same rows in another order are hardly meant.
+    X = X.set_axis([3, 7])
+    with pytest.raises(ValueError, match="metadata has the rows of X in another order"):
+        make_profiles(X, metadata)
+    profiles = make_profiles(X, metadata.loc[X.index])
+    assert profiles.to_numpy().tolist() == [["A02", 1.0], ["A01", 2.0]]
 
 
 def test_names_that_are_metadata_already_stay():

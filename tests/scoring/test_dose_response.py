@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import brentq, check_grad, least_squares
 from scipy.special import logit
 from scipy.stats import binom, t
+from sklearn.metrics import r2_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gandl.scoring import DoseResponseRegressor
@@ -465,3 +466,18 @@ def test_errors(X, y, message):
 def test_the_column_is_to_be_there():
     with pytest.raises(ValueError, match="column=1, but X has 1 columns"):
         fit(DOSES, FALLING, column=1)
+
+
+def test_score_leaves_out_missing_responses_as_fit_does():
+    concentration = np.repeat([0.01, 0.1, 1.0, 10.0, 100.0], 3)[:, None]
+    noise = np.random.default_rng(0).normal(scale=0.05, size=15)
+    response = 1 / (1 + concentration[:, 0]) + noise
+    curve = DoseResponseRegressor().fit(concentration, response)
+    whole = curve.score(concentration, response)
+    assert whole == r2_score(response, curve.predict(concentration))
+    weight = np.ones(15)
+    weight[4] = 0
+    without = curve.score(concentration, response, sample_weight=weight)
+    response[4] = np.nan
+    assert curve.score(concentration, response) == pytest.approx(without)
+    assert curve.score(concentration, response, np.ones(15)) == pytest.approx(without)

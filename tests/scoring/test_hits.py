@@ -153,3 +153,25 @@ def test_of_further_controls_of_any_batches_that_share_is_called(n_controls):
     by_place = np.reshape(hits, (-1, 3)).mean(axis=0)
     assert (by_place < 0.05 + 0.04).all()  # three standard errors of 300 draws
     assert by_place.sum() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"n_rows": [1, 0, 2]}, "n_rows is at least 1, got 0"),
+        ({"n_rows": float("nan")}, "n_rows is at least 1, got nan"),
+        ({"n_batches": 0.5}, r"n_batches is at least 1, got 0\.5"),
+        ({"n_rows": [1, 2]}, "inconsistent numbers of samples"),
+        ({"n_calls": 0}, "n_calls == 0, must be >= 1"),
+    ],
+)
+def test_counts_that_are_none_are_refused(how, message):
+    caller = HitCaller(negative="mock", positive="infected").fit(*controls())
+    with pytest.raises(ValueError, match=message):
+        caller.call([[0, 2], [6, 2], [0, 9]], **how)
+
+
+def test_a_column_of_counts_goes_row_by_row():
+    caller = HitCaller(negative="mock", positive="infected").fit(*controls())
+    calls = caller.call([[0, 2], [6, 2], [0, 9]], n_rows=[[1], [2], [3]])
+    assert calls.tolist() == ["hit", "inactive", "toxic"]

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gandl.profiles import ControlScaler
-from gandl.scoring import PerturbationScorer
+from gandl.scoring import DoseResponseScorer, PerturbationScorer
 from gandl.scoring._perturbation import separation
 
 
@@ -375,3 +375,31 @@ def test_scores_do_not_depend_on_what_transform_gives_out(library):
         again = sklearn.clone(fitted).fit(X, y, batch=plate)
         assert again.score(X, y, batch=plate) == expected
         assert type(again.transform(X, batch=plate)).__module__.startswith(library)
+
+
+def test_a_scaler_that_takes_no_batches_is_refused():
+    X, y = screen()
+    with pytest.raises(ValueError, match=r"StandardScaler\(\) does not take a batch"):
+        scorer(scaler=StandardScaler()).fit(X, y)
+
+
+def test_rows_that_their_index_has_in_another_order_are_refused():
+    X, y = screen()
+    X = pd.DataFrame(X, index=[f"well {k}" for k in range(len(X))]).add_prefix("f")
+    batch = pd.Series(np.arange(len(X)) % 2, X.index)
+    fitted = scorer(poor_controls="ignore").fit(X, y, batch=batch)
+    with pytest.raises(ValueError, match=r"batch.loc\[X.index\]"):
+        fitted.transform(X, batch=batch[::-1])
+    with pytest.raises(ValueError, match="y has the rows of X in another order"):
+        fitted.fit(X, pd.Series(y, X.index)[::-1], batch=batch)
+    ours = fitted.transform(X, batch=batch[::-1].loc[X.index])
+    np.testing.assert_array_equal(ours, fitted.transform(X, batch=batch.to_numpy()))
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_name_the_line_of_the_caller():
+    X, y = screen(distance=0.0)
+    model = make_pipeline(StandardScaler(), DoseResponseScorer(perturbation=scorer()))
+    with pytest.warns(UserWarning, match="do not separate") as caught:
+        model.fit(X, y)
+    assert caught[0].filename == __file__

@@ -299,8 +299,20 @@ def test_a_channel_without_any_range_is_dark(fitted):
     pixels = np.asarray(collection()).copy()
     pixels[:, 1] = 42
     X = ImageCollection.from_array(pixels, channels=STAINS)
-    adapted = np.asarray(ChannelAdapter(featurizer=fitted).fit_transform(X))
+    with pytest.warns(UserWarning, match=f"blanks {STAINS[1]}, .* of the images have"):
+        adapted = np.asarray(ChannelAdapter(featurizer=fitted).fit_transform(X))
     assert (adapted[:, 1] == np.float32(fitted.intensity_range_[1, 0])).all()
+
+
+def test_a_stain_that_controls_lack_is_told(fitted):
+    pixels = np.asarray(collection()).copy()
+    pixels[:2, 1] = 0
+    X = ImageCollection.from_array(pixels, channels=STAINS)
+    kind = np.where(np.arange(len(X)) < 2, "mock", "infected")
+    adapter = ChannelAdapter(featurizer=fitted, control="mock", mismatch="raise")
+    with pytest.raises(ValueError, match=r"of the controls .* unless control=None"):
+        adapter.fit(X, kind)
+    adapter.set_params(control=None).fit(X, kind)
 
 
 @pytest.fixture

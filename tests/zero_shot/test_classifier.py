@@ -268,3 +268,49 @@ def test_images_by_a_featurizer_that_is_never_fitted_again():
 def test_a_row_without_a_class_is_named():
     with pytest.raises(ValueError, match=r"y has no class in row 1: leave out"):
         ZeroShotClassifier().fit(np.eye(4), ["a", None, "b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a", "b"], "inconsistent numbers of samples"),
+        (None, "requires y to be passed"),
+        ([0.5] * 4, "Unknown label type"),
+        (["a", None, "a", "b"], "no class in row 1"),
+    ],
+)
+def test_labels_are_looked_at_before_images_are_embedded(y, message):
+    def embed(X):
+        raise AssertionError
+
+    images = np.zeros((4, 1, 8, 8))
+    model = ZeroShotClassifier(featurizer=FunctionTransformer(embed))
+    with pytest.raises(ValueError, match=message):
+        model.fit(images, y)
+
+
+def test_known_classes_are_refused_before_images_are_embedded():
+    embedded = []
+
+    def embed(X):
+        embedded.append(len(X))
+        return means_of_images(X)
+
+    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8))
+    model = ZeroShotClassifier(featurizer=FunctionTransformer(embed))
+    model.fit(images, list("aabbccdd"))
+    with pytest.raises(ValueError, match=r"Known already: \['a'\]"):
+        model.add_classes(images[:2], ["a", "e"])
+    assert embedded == [8]
+
+
+def test_embeddings_of_another_length_than_in_fit_are_refused():
+    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8))
+    featurizer = FunctionTransformer(means_of_images)
+    model = ZeroShotClassifier(featurizer=featurizer).fit(images, list("aabbccdd"))
+    featurizer.set_params(func=lambda X: means_of_images(X)[:, :1])
+    with pytest.raises(ValueError, match="embeddings of 1 numbers, and gave"):
+        model.predict(images)
+    featurizer.set_params(func=lambda X: np.full((len(X), 3), np.nan))
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(images)
