@@ -167,6 +167,9 @@ def test_processes_that_a_rank_starts_are_refused(monkeypatch):
 def test_machines_that_do_not_find_each_other_are_told_how(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="MASTER_ADDR is not"), joined(CPU):
+        pass
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-interface")
     store = torch.distributed.HashStore()
     monkeypatch.setattr(

@@ -223,6 +223,11 @@ def _make_group(device: torch.device) -> None:
             "Several processes train together, and none knows its own GPU: set "
             "LOCAL_RANK for each, as torchrun does, or device."
         )
+    if "MASTER_ADDR" not in os.environ:
+        raise ValueError(
+            "RANK and WORLD_SIZE are set, and MASTER_ADDR is not: start by torchrun, "
+            "which sets all, or unset both to train in this process alone."
+        )
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))
     # Addresses of an earlier group of these processes are still in the store.
     n_before = store.add(f"gandl/{rank}", 1)
