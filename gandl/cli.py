@@ -174,14 +174,15 @@ def _embed_partitions(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    profiles = read_profiles(options.profiles)
+    # A parquet file may have any index, and what the plate map adds has another.
+    profiles = read_profiles(options.profiles).reset_index(drop=True)
     features = profiles[feature_columns(profiles)]
     refuse_mistaken(features, options)
     known = composed(with_usual_names(profiles.drop(columns=list(features))))
     known = with_own_plates(names_as_text(known, options), options)
     known = with_plates(with_plate_map(known, options), options)
     rows = selected(known, options)
-    features, known = features.iloc[rows], known.iloc[rows]
+    features, known = features.iloc[rows], known.iloc[rows].set_axis(rows)
     check_wells(known, options)
     with _new_folder(options) as out:
         record = make_record(options)

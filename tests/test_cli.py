@@ -974,7 +974,7 @@ STATES = ["--control", "state", "--negative", "healthy", "--positive", "infected
 def score(table, path, *options):
     """Status of scoring a table, and its compounds."""
     write = table.to_parquet if path.suffix == ".parquet" else table.to_csv
-    write(path, index=False)
+    write(path, index=path.suffix == ".parquet")
     out = path.with_suffix("")
     status = run("score", path, *options, "--out", out, "--overwrite")
     if status:
@@ -996,6 +996,16 @@ def test_a_table_of_other_types_is_scored_as_its_text_is(scored, tmp_path, optio
     _, found = score(kinds, tmp_path / "kinds.parquet", *options)
     pd.testing.assert_frame_equal(found, expected)
     _, found = score(scored, tmp_path / "table.parquet", *options)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_rows_of_a_table_are_as_they_stand_whatever_its_index_says(scored, tmp_path):
+    _, expected = score(scored, tmp_path / "text.csv", *STATES)
+    doses = ["Metadata_Plate", "Metadata_Well", "Metadata_concentration"]
+    scored[doses].to_csv(tmp_path / "map.csv", index=False)
+    scored = scored.drop(columns=doses[-1]).set_axis(np.arange(48)[::-1])
+    plate_map = ["--plate-map", tmp_path / "map.csv", "--select", "plate != 'P3'"]
+    _, found = score(scored, tmp_path / "table.parquet", *STATES, *plate_map)
     pd.testing.assert_frame_equal(found, expected)
 
 

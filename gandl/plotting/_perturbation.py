@@ -160,9 +160,14 @@ class PerturbationDisplay:
         Raises
         ------
         ValueError
-            If lengths differ, or a call is another word.
+            If lengths differ, a call is another word, or controls are not of two kinds.
         """
         check_consistent_length(scores, names, calls)
+        if len(controls) != 2:
+            raise ValueError(
+                "controls are the negative and the positive ones, got "
+                f"{list(controls)}."
+            )
         unknown = set() if calls is None else set(calls) - set(_CALLS)
         if unknown:
             raise ValueError(

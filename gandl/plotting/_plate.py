@@ -90,13 +90,16 @@ class PlateDisplay:
         Raises
         ------
         ValueError
-            If there is no row, a name is no well, or there are more or fewer axes than
-            plates.
+            If there is no row, a name is no well, a row has no plate, or there are
+            more or fewer axes than plates.
         """
         plate = np.full(len(well), "") if plate is None else plate
         check_consistent_length(values, well, plate)
         if not len(well):
             raise ValueError("There is no well to draw.")
+        without = np.flatnonzero(pd.isna(np.asarray(plate, dtype=object)))
+        if len(without):
+            raise ValueError(f"Row {without[0]} has no plate.")
         positions = np.array([well_position(name) for name in well])
         highest = positions.max(axis=0)
         shape = next(shape for shape in FORMATS if (highest < shape).all())

@@ -102,7 +102,8 @@ def feature_columns(profiles: pd.DataFrame) -> list[str]:
     Raises
     ------
     ValueError
-        If there is none, one of them is not numeric, or a name is not text.
+        If there is none, one of them is not numeric, or a name is not text or is there
+        twice.
 
     Examples
     --------
@@ -117,6 +118,9 @@ def feature_columns(profiles: pd.DataFrame) -> list[str]:
                 f"The column {name!r} has no text for a name: make_profiles gives "
                 "features names, or profiles.columns.map(str) does."
             )
+    twice = profiles.columns[profiles.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"There are several columns {twice[0]!r}.")
     names = [name for name in map(str, profiles) if not name.startswith(_METADATA)]
     for name in names:
         if not pd.api.types.is_numeric_dtype(profiles[name]):

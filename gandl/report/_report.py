@@ -18,7 +18,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from gandl._files import whole_file
-from gandl._row_labels import labels
+from gandl._row_labels import check_order, labels
 from gandl.images import ImageCollection
 from gandl.plotting import (
     DoseResponseDisplay,
@@ -111,8 +111,9 @@ def write_report(
     Raises
     ------
     ValueError
-        If lengths differ, a column is missing, no well is treated, ``n_hits`` is below
-        1, or ``pixel_size`` not above 0.
+        If lengths differ, rows of the two tables are in another order by their index, a
+        column is missing, no well is treated, ``n_hits`` is below 1, or ``pixel_size``
+        not above 0.
     FileExistsError
         If the file exists.
 
@@ -147,7 +148,10 @@ def write_report(
         raise ValueError(f"n_hits is at least 1, got {n_hits}.")
     if pixel_size is not None and not pixel_size > 0:
         raise ValueError(f"pixel_size is above 0, got {pixel_size:g}.")
-    if not isinstance(X, pd.DataFrame):  # whose names the scorer may have seen
+    check_order(X, wells=wells)
+    if isinstance(X, pd.DataFrame):  # whose names the scorer may have seen
+        X = X.reset_index(drop=True)
+    else:
         X = np.asarray(X, dtype=np.float64)
     check_consistent_length(X, wells)
     if images is not None and len(images) != len(wells):

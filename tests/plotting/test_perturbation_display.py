@@ -120,3 +120,9 @@ def test_two_controls_of_a_kind_are_named(screen):
     display = PerturbationDisplay.from_estimator(scorer, treated)
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert "infected" in labels
+
+
+def test_controls_are_of_two_kinds():
+    controls = dict.fromkeys(["mock", "infected", "other"], np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"got \['mock', 'infected', 'other'\]"):
+        PerturbationDisplay.from_predictions(np.zeros((1, 2)), controls)

@@ -83,3 +83,8 @@ def test_plates_are_in_order_of_their_numbers():
     plates = list(range(12, 0, -1))
     display = PlateDisplay.from_predictions([1.0] * 12, ["A1"] * 12, plate=plates)
     assert [ax.get_title() for ax in display.axes_] == [str(k) for k in range(1, 13)]
+
+
+def test_a_row_without_a_plate_is_named():
+    with pytest.raises(ValueError, match="Row 1 has no plate"):
+        PlateDisplay.from_predictions([1.0, 2.0], ["A01", "A02"], plate=["P1", None])

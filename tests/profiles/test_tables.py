@@ -257,3 +257,9 @@ def test_names_of_folders_are_no_columns(tmp_path):
     profiles = pd.DataFrame({"Metadata_Plate": ["P1"], "f": [0.5]})
     write_profiles(profiles, folder / "a.parquet")
     pd.testing.assert_frame_equal(read_profiles(folder / "a.parquet"), profiles)
+
+
+def test_a_feature_that_is_there_twice_is_named():
+    twice = pd.DataFrame([["A01", 1.0, 2.0]], columns=["Metadata_Well", "f", "f"])
+    with pytest.raises(ValueError, match="several columns 'f'"):
+        aggregate(twice, "well")

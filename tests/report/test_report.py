@@ -361,3 +361,17 @@ def test_kinds_of_several_types(tmp_path):
     scorer.fit(X[known], kinds[known], batch=wells["batch"][known])
     found = write_report(path, scorer, X, wells.assign(kind=kinds), overwrite=True)
     pd.testing.assert_frame_equal(found, expected)
+
+
+def test_tables_of_any_index_of_their_own(tmp_path):
+    X, wells = screen()
+    X = pd.DataFrame(X).add_prefix("feature_")
+    scorer = fitted(X, wells)
+    expected = write_report(tmp_path / "first.html", scorer, X, wells)
+    turned = np.arange(len(X))[::-1]
+    X, other = X.set_axis(turned), wells.set_axis(turned)
+    found = write_report(tmp_path / "second.html", scorer, X, other)
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(ValueError, match="wells has the rows of X in another order"):
+        write_report(tmp_path / "third.html", scorer, X, wells)
+
