@@ -374,4 +374,3 @@ def test_tables_of_any_index_of_their_own(tmp_path):
     pd.testing.assert_frame_equal(found, expected)
     with pytest.raises(ValueError, match="wells has the rows of X in another order"):
         write_report(tmp_path / "third.html", scorer, X, wells)
-
