@@ -19,6 +19,7 @@ from gandl.plotting._style import (
     POSITIVE,
     new_axes,
     plain,
+    shortened,
 )
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
 
@@ -259,7 +260,7 @@ class PerturbationDisplay:
             named.add(names[row])
             height = 3
             label = self.ax_.annotate(
-                plain(names[row]),
+                plain(shortened(names[row])),
                 scores[row],
                 xytext=(4, height),
                 textcoords="offset points",

@@ -16,6 +16,7 @@ BLACK, GREY = "#000000", "#999999"
 CATEGORIES = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, BLACK)
 # One kind of control looks the same in every picture.
 NEGATIVE, POSITIVE = GREEN, VERMILION
+_LONGEST = 18  # characters of a name where there is little room
 
 
 def pyplot() -> Any:
@@ -64,6 +65,12 @@ def sorted_categories(values: np.ndarray) -> list[Any]:
 def plain(text: Any) -> str:
     """A name as it is: matplotlib takes what stands between dollars for a formula."""
     return str(text).replace("$", r"\$")
+
+
+def shortened(name: Any) -> str:
+    """A name where there is little room: its beginning and its end."""
+    text = str(name)
+    return text if len(text) <= _LONGEST else f"{text[:11]}…{text[-6:]}"
 
 
 def label_doses(ax: Any, dose: np.ndarray, at: np.ndarray) -> None:

@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gandl.plotting._style import BLACK, BLUE, ORANGE, label_doses, new_grid, plain
+from gandl.plotting._style import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    label_doses,
+    new_grid,
+    plain,
+    shortened,
+)
 
 _COLUMNS = 5
-_LONGEST = 18  # characters of a name
 _COLOURS = {"hit": BLUE, "toxic": ORANGE, "inactive": BLACK}
 
 
@@ -39,7 +46,7 @@ def draw_by_dose(table: pd.DataFrame, unit: str) -> Any:
         ax.set_xscale("log")
         label_doses(ax, dose, at)
         ax.tick_params(labelsize="small")
-        name = plain(_shortened(str(row["compound"])))
+        name = plain(shortened(row["compound"]))
         ax.set_title(
             f"{name}: {row['call']}", color=_COLOURS[row["call"]], fontsize="small"
         )
@@ -47,11 +54,6 @@ def draw_by_dose(table: pd.DataFrame, unit: str) -> Any:
     figure.supxlabel(f"concentration ({plain(unit)})", fontsize="small")
     figure.supylabel("on- and off-perturbation", fontsize="small")
     return figure
-
-
-def _shortened(name: str) -> str:
-    """A name with room for it above a small plot: its beginning and its end."""
-    return name if len(name) <= _LONGEST else f"{name[:11]}…{name[-6:]}"
 
 
 def _across(at: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

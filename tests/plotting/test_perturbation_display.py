@@ -126,3 +126,13 @@ def test_controls_are_of_two_kinds():
     controls = dict.fromkeys(["mock", "infected", "other"], np.zeros((3, 2)))
     with pytest.raises(ValueError, match=r"got \['mock', 'infected', 'other'\]"):
         PerturbationDisplay.from_predictions(np.zeros((1, 2)), controls)
+
+
+def test_long_names_of_hits_are_shortened():
+    scores, controls = np.zeros((2, 2)), {"mock": np.eye(2), "infected": np.eye(2) + 1}
+    names = ["remdesivir", "(2R,3R,4S,5R)-2-(6-aminopurin-9-yl)oxolane-3,4-diol"]
+    display = PerturbationDisplay.from_predictions(
+        scores, controls, names=names, calls=["hit", "hit"]
+    )
+    written = {text.get_text() for text in display.ax_.texts} - {""}
+    assert written == {"remdesivir", "(2R,3R,4S,5…4-diol"}
