@@ -25,8 +25,9 @@ def complete(options: argparse.Namespace) -> None:
     if getattr(options, "jobs", None) == 0:
         raise ValueError("--jobs is at least 1, or -1 for all cores, got 0.")
     out = options.out
-    if out.is_symlink() or out.name in ("", ".."):
-        options.out = out.resolve()  # what is to be renamed needs a name of its own
+    is_folder = options.command in ("score", "screen")
+    if out.name in ("", "..") or (is_folder and out.is_symlink()):
+        options.out = out.resolve()  # a folder that is replaced needs its own name
     for name in ("control", "negative", "positive", "compound", "concentration"):
         if isinstance(text := getattr(options, name, None), str):
             setattr(options, name, unicodedata.normalize("NFC", text))  # as tables are

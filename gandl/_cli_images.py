@@ -37,7 +37,7 @@ PRIOR_DF = 6
 _NUMBERS = ("ImageNumber", "ObjectNumber", "TableNumber", "Number_Object_Number")
 # Columns that say what concentrations are in, and columns that tell screens apart.
 _UNITS = {"unit", "units", "conc_unit", "concentration_unit", "dose_unit"}
-_SCREENS = {"cell", "cell_type", "celltype", "cell_line", "cellline", "timepoint"}
+_SCREENS = {"cell_type", "celltype", "cell_line", "cellline", "timepoint"}
 _UNIT = re.compile(r"(?:^|[\W_])([pnµm]?M|[pnµm]g/mL)[\])]?\s*$")
 
 
@@ -200,9 +200,6 @@ def names_as_text(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFr
     known = known.copy()
     for name in names & set(known):
         known[name] = as_text(known[[name]])
-    # A category that no row has would be taken for a treatment.
-    for name in known.select_dtypes("category"):
-        known[name] = known[name].astype(object)
     return known
 
 
@@ -360,25 +357,37 @@ def _check_treatments(
 def _check_units(treated: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse concentrations in several units, or in another than would be written."""
     for name in treated.columns[[str(c).casefold() in _UNITS for c in treated]]:
-        units = [_usual_unit(str(unit)) for unit in treated[name].dropna().unique()]
-        units = list(dict.fromkeys(units))
-        if len(units) > 1:
+        units = treated[name].dropna().astype(str).map(_usual_unit)
+        of_each = units.groupby(treated[options.compound])
+        several = of_each.nunique() > 1
+        if several.any():
+            compound = several.index[several][0]
+            found = of_each.get_group(compound).unique().tolist()
             raise ValueError(
-                f"The column {name!r} has {units} of treated wells: bring all "
-                "concentrations into one unit."
+                f"The column {name!r} has {found} of {compound!r}: bring its "
+                "concentrations into one unit, spelled alike."
             )
-        if units and options.unit and units[0] != _usual_unit(options.unit):
+        if options.positive is None or units.empty:
+            continue
+        if units.nunique() > 1:
+            tell(
+                f"Concentrations are in {units.unique().tolist()} by the column "
+                f"{name!r}, and the report calls all of them {options.unit}."
+            )
+        elif units.iloc[0] != _usual_unit(options.unit) and all(
+            map(_UNIT.fullmatch, (units.iloc[0], _usual_unit(options.unit)))
+        ):
             raise ValueError(
-                f"The column {name!r} has {units[0]!r}, and --unit is "
-                f"{options.unit!r}: say --unit {units[0]}."
+                f"The column {name!r} has {units.iloc[0]!r}, and --unit is "
+                f"{options.unit!r}: say --unit {units.iloc[0]}."
             )
     if options.positive is not None:
         _check_unit(options)
 
 
 def _usual_unit(text: str) -> str:
-    text = re.sub("mol/[lL]", "M", text.strip())
-    return text.replace("u", "µ").replace("\u03bc", "µ").replace("/ml", "/mL")
+    text = re.sub("mol/[lL]", "M", text.strip()).replace("\u03bc", "µ")
+    return re.sub(r"(?<![a-zµ])u(?=M|g/)", "µ", text).replace("/ml", "/mL")
 
 
 def _check_unit(options: argparse.Namespace) -> None:
@@ -402,7 +411,7 @@ def _tell_several(treated: pd.DataFrame, options: argparse.Namespace) -> None:
             tell(
                 f"Compounds are scored over all of {name} together: "
                 f"{', '.join(map(str, found[:5]))}. To have one alone: --select "
-                f"\"{name} == '{found[0]}'\"."
+                f'"{name} == {found[0]!r}".'
             )
 
 

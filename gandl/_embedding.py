@@ -156,7 +156,7 @@ def draw(
     own = int(np.random.SeedSequence([seed, _DRAWING]).generate_state(1)[0])
     rng = torch.Generator(device).manual_seed(own)
     for start in range(0, n, BATCH):
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             images = network(min(BATCH, n - start), rng, truncation=truncation)
         yield images.clamp(-1, 1)
 

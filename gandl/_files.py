@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# Full, over its quota, broken, or the file too large: told without a name.
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 @contextmanager
@@ -16,9 +20,10 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     Whatever goes wrong, what stood at ``path`` before stays, and nothing is left over.
     ``new``: FileExistsError if something stands there, even if it came meanwhile.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
+    # Of the name that was asked for, by which formats go.
     suffix = "".join(path.suffixes)[-32:]
     name = path.name.removesuffix(suffix)[:64]
+    path = Path(os.path.realpath(path))  # a link stays one
     part = path.with_name(f".{name}.{uuid.uuid4().hex}{suffix}")
     try:
         yield part
@@ -30,7 +35,7 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
         with suppress(OSError):  # not every system opens folders
             _flush(path.parent, os.O_RDONLY)
     except OSError as error:
-        if error.errno and error.filename in (None, str(part)):  # of a full disk say
+        if error.errno in _OF_DISKS and error.filename is None:
             error.filename = str(path)
         raise
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from os import PathLike
 from typing import Any
 
@@ -105,10 +106,11 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
 
 def with_files(X: Any) -> Any:
     """A table of paths as the collection that knows its files; other X as it is."""
-    if "path" in getattr(X, "columns", ()):
-        X = as_pandas(X)
-    if isinstance(X, pd.DataFrame) and _holds_paths(X):
-        return _from_paths(X)
+    table = X
+    with suppress(ImportError):  # polars goes by pyarrow
+        table = as_pandas(X)
+    if isinstance(table, pd.DataFrame) and _holds_paths(table):
+        return _from_paths(table)
     return X
 
 

@@ -162,14 +162,16 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
 def _game_size(parameter: Callable[[str], Any], batch_size: int) -> int:
     """How many images of a batch play the adversarial game."""
     n = min(parameter("adversarial_batch"), batch_size)
+    learns = parameter("max_kimg") != 0
     if not parameter("contrast_learning_rate"):
-        if n == 0:
+        if n == 0 and learns:
             raise ValueError(
                 "contrast_learning_rate=0 and adversarial_batch=0 leave nothing to "
                 "learn by: set one of them above 0."
             )
-        return batch_size  # those outside the game would be seen by nobody
-    if batch_size < 2:
+        # Those outside the game would be seen by nobody.
+        return batch_size if n else 0
+    if batch_size < 2 and learns:
         raise ValueError(
             f"batch_size={batch_size}, but contrast tells the images of a batch apart: "
             "it is to be at least 2."

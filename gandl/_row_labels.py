@@ -10,13 +10,13 @@ import pandas as pd
 
 def is_permuted(index: pd.Index, of: pd.Index) -> bool:
     """Whether two indexes have the same labels, each once, in another order."""
-    return (
-        len(index) == len(of)
-        and not index.equals(of)
-        and index.is_unique
-        and of.is_unique
-        and bool(index.isin(of).all())
-    )
+    if len(index) != len(of) or index.nlevels != of.nlevels or index.equals(of):
+        return False
+    if not (index.is_unique and of.is_unique):
+        return False
+    # Labels of two types may be the same.
+    index, of = index.astype(object), of.astype(object)
+    return not index.equals(of) and bool(index.isin(of).all())
 
 
 def check_order(X: Any, **columns: Any) -> None:

@@ -81,8 +81,11 @@ def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
 
 def no_column(name: str, table: pd.DataFrame) -> str:
     """What is said where a column is missing; one of other case is pointed at."""
-    bare = name.removeprefix("Metadata_").casefold()
-    alike = [c for c in map(str, table) if c.casefold() == bare]
+
+    def bare(name: str) -> str:
+        return name.removeprefix("Metadata_").casefold()
+
+    alike = [c for c in map(str, table) if bare(c) == bare(name)]
     meant = f" Is {alike[0]!r} meant?" if alike else ""
     return f"There is no column {name!r}, but {list(table)}.{meant}"
 

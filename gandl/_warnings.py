@@ -15,7 +15,7 @@ def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """
     # As skip_file_prefixes does from Python 3.12 on.
     level, frame = 2, sys._getframe(1)
-    while frame.f_back and _is_inside(frame.f_globals.get("__name__", "")):
+    while frame.f_back and _is_inside(frame.f_globals.get("__name__") or ""):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
 

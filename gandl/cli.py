@@ -182,7 +182,7 @@ def _score(options: argparse.Namespace) -> None:
     known = with_own_plates(names_as_text(known, options), options)
     known = with_plates(with_plate_map(known, options), options)
     rows = selected(known, options)
-    features, known = features.iloc[rows], known.iloc[rows].set_axis(rows)
+    features, known = features.iloc[rows], known.iloc[rows]
     check_wells(known, options)
     with _new_folder(options) as out:
         record = make_record(options)

@@ -1039,7 +1039,15 @@ def test_concentrations_are_in_one_unit(scored, tmp_path, capsys):
     assert "has 'µM', and --unit is 'nM': say --unit µM" in capsys.readouterr().err
     scored.loc[47, "Metadata_unit"] = "nM"
     assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 1
-    assert "'unit' has ['µM', 'nM'] of treated wells" in capsys.readouterr().err
+    assert "'unit' has ['µM', 'nM'] of 'inert'" in capsys.readouterr().err
+    # Of an antibody there are no moles; numbers of colonies are a unit of their own.
+    inert = scored["Metadata_compound"] == "inert"
+    for unit in ("ug/mL", "cfu/mL"):
+        scored.loc[inert, "Metadata_unit"] = unit
+        assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    assert "in ['µM', 'cfu/mL'] by the column 'unit'" in capsys.readouterr().err
+    scored["Metadata_unit"] = "cfu/mL"
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
 
 
 def test_cells_of_several_kinds_are_told(scored, tmp_path, capsys):

@@ -17,6 +17,14 @@ def test_a_link_stays_one(tmp_path):
     assert (tmp_path / "disk" / "real.txt").read_text() == "new"
 
 
+def test_formats_go_by_the_name_that_was_asked_for(tmp_path):
+    (tmp_path / "model.csv.gz").symlink_to(tmp_path / "blob")
+    with whole_file(tmp_path / "model.csv.gz") as part:
+        assert part.name.endswith(".csv.gz")
+        part.write_text("all")
+    assert (tmp_path / "blob").read_text() == "all"
+
+
 def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
     path = tmp_path / "model.txt"
     path.write_text("old")

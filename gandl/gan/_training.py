@@ -243,7 +243,8 @@ class Trainer:
     def _adversarial_step(self, real: Tensor) -> dict[str, Tensor]:
         n_all = len(real) * self.ranks.size
         n = min(self.config.adversarial_batch, n_all) // self.ranks.size
-        n -= n % GROUP if n > GROUP else 0  # of 5, or 31, no group of the statistic
+        if n > GROUP and all(n % k for k in range(2, GROUP + 1)):
+            n -= n % GROUP * (self.discriminator.stddev_group > 0)  # of 5 no groups
         ws = self.generator.styles(
             n, self.rng, mixing=self.config.style_mixing, step=self.n_steps
         )

@@ -24,8 +24,9 @@ def is_control(control: Any, y: Any, n: int) -> np.ndarray:
     chosen = np.isin(known, wanted)
     if not chosen.any():
         raise ValueError(f"No row of y is {control!r}.")
-    if len(absent := wanted[~np.isin(wanted, known)]):
-        warn(f"No row of y is {absent[0]!r}, of control={control!r}.")
+    for name in wanted if len(wanted) > 1 else ():
+        if not (known == name).any():
+            warn(f"No row of y is {name!r}, of control={control!r}.")
     return chosen
 
 

@@ -332,9 +332,9 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
         from gandl.profiles._partitioned import read_partitions
 
         profiles = read_partitions(Path(path))
-    elif (suffix := _suffix(path)) and not Path(path).exists():
+    elif "://" not in os.fspath(path) and _suffix(path) and not Path(path).exists():
         raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
-    elif suffix == ".parquet":
+    elif _suffix(path) == ".parquet":
         check_pyarrow()
         profiles = pd.read_parquet(path, partitioning=None)  # not of its folders
     else:

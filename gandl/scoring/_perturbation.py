@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -313,7 +314,9 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
     def _fitted_scaler(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
         if self.scaler is None:
             return None
-        if not has_fit_parameter(self.scaler, "batch"):
+        kinds = {p.kind for p in signature(self.scaler.fit).parameters.values()}
+        takes_all = Parameter.VAR_KEYWORD in kinds
+        if not takes_all and not has_fit_parameter(self.scaler, "batch"):
             raise ValueError(
                 f"scaler={self.scaler!r} does not take a batch: it is to be a "
                 "ControlScaler or TypicalVariationNormalizer; what scales all rows "

@@ -154,7 +154,7 @@ class ChannelAdapter(
         X : ImageCollection, array, memmap or DataFrame
             Images of the new collection: n of them, or flat rows (n, C * H * W).
         y : array-like of shape (n,), default=None
-            What each image is; looked at only with ``control``.
+            What each image is; needed only with ``control``.
 
         Returns
         -------
@@ -166,9 +166,10 @@ class ChannelAdapter(
         NotFittedError
             If the featurizer is not fitted.
         ValueError
-            If a channel does not exist, none of X plays any of the featurizer's, no
-            row of y is a control, or, with ``mismatch="raise"``, channels are dropped,
-            missing, or matched by their place or number alone.
+            If a channel does not exist, none of X plays any of the featurizer's, X and
+            y are not of one length, no row of y is a control, or, with
+            ``mismatch="raise"``, channels are dropped, missing, blanked, or matched by
+            their place or number alone.
         """
         featurizer = check_featurizer(self)
         known = None if featurizer is None else _known_channels(featurizer)

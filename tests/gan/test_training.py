@@ -283,11 +283,18 @@ def test_batches_that_the_statistic_does_not_divide():
         assert all(loss.isfinite() for loss in losses.values())
 
 
-@pytest.mark.parametrize("n", [5, 7])
-def test_groups_of_the_statistic_are_whole(n):
-    """Of a prime number of images each would be a group, and the statistic 0."""
-    network = trainer(adversarial_batch=n)
+@pytest.mark.parametrize(("n", "plays"), [(5, 4), (6, 6), (7, 4), (8, 8), (2, 2)])
+def test_groups_of_the_statistic_are_whole(monkeypatch, n, plays):
+    """Of five images, each would be a group, and the statistic 0."""
+    network, seen = trainer(adversarial_batch=n), []
+    styles = network.generator.styles
+    monkeypatch.setattr(
+        network.generator,
+        "styles",
+        lambda n, *a, **k: seen.append(n) or styles(n, *a, **k),
+    )
     network.step(batch())
+    assert seen[0] == plays
     assert network.discriminator.mean_stddev > 1e-3
 
 

@@ -60,6 +60,22 @@ def test_rows_go_by_position_not_by_index():
     assert profiles.to_numpy().tolist() == [["A02", 1.0], ["A01", 2.0]]
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index(["a", "b"], dtype="string"),
+        pd.MultiIndex.from_tuples([("P1", "A01"), ("P1", "A02")]),
+        pd.Index(["b", "b"]),
+        pd.Index(["b", "c"]),
+    ],
+)
+def test_other_indexes_go_by_position(index):
+    metadata = pd.DataFrame({"well": ["A01", "A02"]}, index=index)
+    X = pd.DataFrame({"area": [1.0, 2.0]}, index=pd.Index(["a", "b"], dtype=object))
+    profiles = make_profiles(X, metadata)
+    assert profiles.to_numpy().tolist() == [["A01", 1.0], ["A02", 2.0]]
+
+
 def test_names_that_are_metadata_already_stay():
     known = pd.DataFrame({"Metadata_Plate": ["1"], "Metadata_batch": ["b"]})
     assert list(make_profiles([[1.0]], known))[:2] == list(known)

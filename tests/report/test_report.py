@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from sklearn.base import clone
 
 from gandl import ImageCollection
-from gandl.plotting import MontageDisplay
+from gandl.plotting import MontageDisplay, PlateDisplay
 from gandl.report import write_report
 from gandl.report._by_dose import draw_by_dose
 from gandl.report._report import _Page
@@ -149,7 +150,9 @@ def test_without_images_plates_or_hits(tmp_path):
     assert text.count("<img") == 2
 
 
-def test_wells_without_a_score_are_listed(tmp_path):
+def test_wells_without_a_score_are_listed(tmp_path, monkeypatch):
+    draw = Mock(side_effect=PlateDisplay.from_predictions)
+    monkeypatch.setattr(PlateDisplay, "from_predictions", draw)
     X, wells = screen()
     left = wells.index[wells["compound"] == INERT][:3]
     why = "has a compound, but is <b>'mock'</b>"
@@ -164,6 +167,9 @@ def test_wells_without_a_score_are_listed(tmp_path):
         row = f'<td>{plate}</td><td>{len(mine)}</td><td class="prose">'
         assert row + ", ".join(mine) in text
     assert "but is &lt;b&gt;&#x27;mock" in text
+    drawn = PlateDisplay.from_predictions.call_args.args
+    assert np.isnan(drawn[0][left]).all()
+    assert np.isfinite(np.delete(drawn[0], left)).all()
     write_report(path, fitted(X, wells), X, wells, overwrite=True)
     assert "left out" not in path.read_text(encoding="utf-8")
 
