@@ -24,8 +24,13 @@ class CountFlops(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
+        if count is None:  # in inference mode, operators come as they were called
+            with self:
+                result = func.decompose(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **(kwargs or {}))
         shapes = [a.shape for a in args if isinstance(a, torch.Tensor)]
         if count and not is_filter(shapes):
             self.flops += count(*args, **(kwargs or {}), out_val=result)
