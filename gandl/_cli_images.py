@@ -374,9 +374,7 @@ def _check_units(treated: pd.DataFrame, options: argparse.Namespace) -> None:
                 f"Concentrations are in {units.unique().tolist()} by the column "
                 f"{name!r}, and the report calls all of them {options.unit}."
             )
-        elif units.iloc[0] != _usual_unit(options.unit) and all(
-            map(_UNIT.fullmatch, (units.iloc[0], _usual_unit(options.unit)))
-        ):
+        elif _is_other_unit(units.iloc[0], options.unit):
             raise ValueError(
                 f"The column {name!r} has {units.iloc[0]!r}, and --unit is "
                 f"{options.unit!r}: say --unit {units.iloc[0]}."
@@ -390,13 +388,19 @@ def _usual_unit(text: str) -> str:
     return re.sub(r"(?<![a-zµ])u(?=M|g/)", "µ", text).replace("/ml", "/mL")
 
 
+def _is_other_unit(usual: str, unit: str) -> bool:
+    """Whether two units, the first as `_usual_unit` has it, are known and differ."""
+    unit = _usual_unit(unit)
+    return bool(_UNIT.fullmatch(usual) and _UNIT.fullmatch(unit) and usual != unit)
+
+
 def _check_unit(options: argparse.Namespace) -> None:
     """Refuse a heading such as "Conc [nM]" where another unit would be written."""
-    heading, unit = map(_usual_unit, (options.concentration, options.unit))
+    heading = _usual_unit(options.concentration)
     found = _UNIT.search(heading)
-    if not found or "log" in heading.lower() or not _UNIT.fullmatch(unit):
+    if not found or "log" in heading.lower():
         return
-    if found[1] != unit:
+    if _is_other_unit(found[1], options.unit):
         raise ValueError(
             f"--concentration {options.concentration!r} names a unit, and --unit is "
             f"{options.unit!r}: say --unit {found[1]}."

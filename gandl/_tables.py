@@ -190,6 +190,13 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     return text.set_axis([str(name) for name in table], axis=1)
 
 
+def refuse_twice(table: pd.DataFrame) -> None:
+    """Refuse a table in which a name of a column is there twice."""
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"There are several columns {twice[0]!r}.")
+
+
 def composed(table: pd.DataFrame) -> pd.DataFrame:
     """Text in Unicode's composed form: some systems take u and its dots apart."""
 
@@ -204,9 +211,7 @@ def composed(table: pd.DataFrame) -> pd.DataFrame:
         # Others stay as they are, and of their type.
         if not is_numeric_dtype(table[name]) and any(map(is_apart, table[name])):
             table[name] = table[name].map(normal)
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"There are several columns {twice[0]!r}.")
+    refuse_twice(table)
     return table
 
 
@@ -218,7 +223,5 @@ def usual_name(column: Any) -> str:
 def with_usual_names(table: pd.DataFrame) -> pd.DataFrame:
     """Rename "Metadata_Plate" and "Plate" to "plate", well and site alike."""
     renamed = table.rename(columns=usual_name)
-    twice = renamed.columns[renamed.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"There are several columns {twice[0]!r}.")
+    refuse_twice(renamed)
     return renamed

@@ -99,7 +99,7 @@ def embedded(featurizer: Any, X: Any) -> np.ndarray:
     """Embed images, and warn of what fit has not seen the like of."""
     images = as_collection(featurizer, X, reset=False)
     if text := compare_illumination(featurizer, images):
-        warn(text)  # whoever calls transform
+        warn(text)
     embeddings, text = embedded_and_told(featurizer, images)
     if text:
         warn(text)

@@ -46,7 +46,7 @@ from gandl.profiles import (
     replicate_consistency,
     write_profiles,
 )
-from gandl.profiles._partitioned import missing_partitions
+from gandl.profiles._partitioned import partition_paths
 from gandl.profiles._tables import check_writable
 
 # What scoring and screening leave in their folder.
@@ -163,11 +163,12 @@ def _embed_partitions(options: argparse.Namespace) -> None:
     gandl.embed_to_parquet(model, images, options.out, **how)
     if is_writer():
         write_record(beside(options.out), make_record(options, model, images))
-        missing, n = missing_partitions(options.out)
-        if missing:  # of other processes, or of other tasks of an array
+        is_there = [path.is_file() for path in partition_paths(options.out)]
+        if not all(is_there):  # those of other processes, or tasks of an array
             print(
-                f"The share of this process is in {options.out}; {len(missing)} of {n} "
-                "partitions are not there yet."
+                f"The share of this process is in {options.out}; "
+                f"{is_there.count(False)} of {len(is_there)} partitions are not there "
+                "yet."
             )
         else:
             print(f"Embeddings of {len(images)} images: {options.out}")

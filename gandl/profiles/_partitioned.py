@@ -142,14 +142,14 @@ def read_partitions(folder: Path) -> pd.DataFrame:
             f"{str(folder)!r} is a folder without {_MANIFEST!r}: no embeddings were "
             "written to it."
         )
-    missing, n = missing_partitions(folder)
+    paths = partition_paths(folder)
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {n} partitions are not in {str(folder)!r} yet, the "
-            f"first: {missing[0].name!r}. Embed with what they were begun with, which "
-            "computes those alone."
+            f"{len(missing)} of {len(paths)} partitions are not in {str(folder)!r} "
+            f"yet, the first: {missing[0].name!r}. Embed with what they were begun "
+            "with, which computes those alone."
         )
-    paths = [_partition(folder, number, n) for number in range(n)]
     try:
         # Not what else may lie there, nor what the names of folders above may say.
         return pq.read_table(paths, partitioning=None).to_pandas()
@@ -166,11 +166,10 @@ def read_partitions(folder: Path) -> pd.DataFrame:
         raise
 
 
-def missing_partitions(folder: Path) -> tuple[list[Path], int]:
-    """Partitions that are not there yet, and how many there are to be."""
+def partition_paths(folder: Path) -> list[Path]:
+    """Where all partitions of a folder are, or are to be."""
     n = _manifest(folder)["partitions"]
-    paths = [_partition(folder, number, n) for number in range(n)]
-    return [path for path in paths if not path.is_file()], n
+    return [_partition(folder, number, n) for number in range(n)]
 
 
 def profiles_schema(metadata: pd.DataFrame, names: list[str]) -> Any:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gandl._files import whole_file
 from gandl._row_labels import check_order
-from gandl._tables import as_pandas, read_text, separator
+from gandl._tables import as_pandas, read_text, refuse_twice, separator
 
 _METADATA = "Metadata_"
 # As pycytominer looks for them.
@@ -118,9 +118,7 @@ def feature_columns(profiles: pd.DataFrame) -> list[str]:
                 f"The column {name!r} has no text for a name: make_profiles gives "
                 "features names, or profiles.columns.map(str) does."
             )
-    twice = profiles.columns[profiles.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"There are several columns {twice[0]!r}.")
+    refuse_twice(profiles)
     names = [name for name in map(str, profiles) if not name.startswith(_METADATA)]
     for name in names:
         if not pd.api.types.is_numeric_dtype(profiles[name]):
