@@ -89,12 +89,6 @@ def tiles(image: np.ndarray, size: int) -> np.ndarray:
     )
 
 
-def random_crops(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One crop (k, C, size, size) at a random place of each image, or less if it is."""
-    corners = _random_corners(len(images), images.shape[2:], size, rng)
-    return _crops_at(corners, images, size)
-
-
 def _random_corners(
     n: int, extent: tuple[int, ...], size: int, rng: np.random.Generator
 ) -> np.ndarray:

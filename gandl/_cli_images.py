@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gandl._arguments import refuse_unused
+from gandl._cli_arguments import refuse_unused
 from gandl._plate_map import (
     join_plate_map,
     read_plate_map,

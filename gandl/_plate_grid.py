@@ -30,7 +30,7 @@ class Grid:
 
 
 def read_cells(
-    path: str | os.PathLike[str], wanted: Container[str] | None = None
+    path: str | os.PathLike[str], wanted: Container[str] | None
 ) -> dict[str, Rows]:
     """The cells of a file as text, by sheet; a csv or tsv file is one sheet, "".
 

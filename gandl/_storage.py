@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 import gandl
 from gandl._files import whole_file
 from gandl.gan import GANConfig
+from gandl.gan._training import under
 
 _KIND = "model"
 _FORMAT = 3
@@ -114,11 +115,11 @@ def _restored(
     if "feature_names_in_" in header:
         featurizer.feature_names_in_ = np.array(header["feature_names_in_"], object)
     featurizer.intensity_range_ = arrays.get("intensity_range")
-    featurizer.weights_ = _under("weights.", arrays)
+    featurizer.weights_ = under("weights", arrays)
     _check_weights(featurizer.weights_, featurizer.config_, path)
-    featurizer.loss_curve_ = _under("loss_curve.", arrays)
-    means = _under("whitening_mean.", arrays)
-    matrices = _under("whitening_matrix.", arrays)
+    featurizer.loss_curve_ = under("loss_curve", arrays)
+    means = under("whitening_mean", arrays)
+    matrices = under("whitening_matrix", arrays)
     featurizer.whitening_ = {name: (means[name], matrices[name]) for name in means}
     shapes = {
         f"whitening_matrix.{k}": (matrices[k].shape, 2 * means[k].shape) for k in means
@@ -162,10 +163,6 @@ def _check_weights(
                 f"{str(path)!r} has a weight {name!r} of shape {found.get(name)}, "
                 f"where its networks have {expected.get(name)}: it was tampered with."
             )
-
-
-def _under(start: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {k.removeprefix(start): a for k, a in arrays.items() if k.startswith(start)}
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

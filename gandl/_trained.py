@@ -22,10 +22,11 @@ from gandl._inputs import (
 )
 from gandl._presets import check_features
 from gandl._progress import progress_line
-from gandl._tensors import activation_dtype
+from gandl._tensors import activation_dtype, to_tensors
 from gandl._warnings import warn
 from gandl._whitening import Affine
 from gandl.gan import Discriminator, Generator
+from gandl.gan._training import under
 from gandl.images import ImageCollection
 
 Network = TypeVar("Network", Discriminator, Generator)
@@ -68,14 +69,7 @@ def generator_of(featurizer: Any) -> Generator:
 def _loaded(featurizer: Any, network: Network) -> Network:
     """Load weights into a network for inference, on the device to use."""
     device, name = device_of(featurizer), type(network).__name__.lower()
-    start = name + "."
-    network.load_state_dict(
-        {
-            key.removeprefix(start): torch.from_numpy(np.array(value))
-            for key, value in featurizer.weights_.items()
-            if key.startswith(start)
-        }
-    )
+    network.load_state_dict(to_tensors(under(name, featurizer.weights_)))
     network.requires_grad_(False).to(device)
     network.dtype = activation_dtype(featurizer.precision, device)
     return network

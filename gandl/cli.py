@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 import gandl  # whose classes, and with them torch, are loaded where they are used
-from gandl._arguments import complete, make_parser
+from gandl._cli_arguments import complete, make_parser
 from gandl._cli_images import (
     PRIOR_DF,
     check_wells,
@@ -32,8 +32,8 @@ from gandl._cli_images import (
     with_plate_range,
     with_plates,
 )
+from gandl._cli_record import beside, inputs, make_record, write_record
 from gandl._files import is_writer, whole_file
-from gandl._run_record import beside, inputs, make_record, write_record
 from gandl._tables import composed, with_usual_names
 from gandl.images import ImageCollection
 from gandl.profiles import (

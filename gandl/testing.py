@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 
-from gandl._image_checks import CHECKS, Subject, rescale, simulate
+from gandl._testing_checks import CHECKS, Subject, rescale, simulate
 
 __all__ = ["check_image_estimator", "parametrize_with_image_checks"]
 

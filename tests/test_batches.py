@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gandl._batches import (
+    _crops_at,
+    _random_corners,
     pad_to,
-    random_crops,
     read_ahead,
     reading_order,
     regrouped,
@@ -54,7 +55,8 @@ def test_small_images_are_surrounded_by_darkness():
 
 def test_crops_are_parts_of_their_image_at_all_places():
     image = np.arange(36.0).reshape(1, 1, 6, 6)
-    crops = random_crops(image.repeat(500, axis=0), 4, np.random.default_rng(0))
+    corners = _random_corners(500, (6, 6), 4, np.random.default_rng(0))
+    crops = _crops_at(corners, image.repeat(500, axis=0), 4)
     corners = {int(crop[0, 0, 0]) for crop in crops}
     assert corners == {y * 6 + x for y in range(3) for x in range(3)}
     for crop in crops:

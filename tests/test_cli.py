@@ -20,7 +20,7 @@ import zarr
 
 import gandl._presets
 from gandl import GANDLFeaturizer, ImageCollection
-from gandl._arguments import make_parser
+from gandl._cli_arguments import make_parser
 from gandl._cli_images import _check_unit, check_sites, collect, with_plate_range
 from gandl.cli import main
 from gandl.datasets import make_screen

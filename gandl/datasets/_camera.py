@@ -80,7 +80,7 @@ def render(
     shape: tuple[int, int],
     *,
     pixel_size: float,
-    brightness_effect: float = 0.0,
+    brightness_effect: float,
 ) -> np.ndarray:
     layout, *each = seed.spawn(1 + len(STAINS))
     rng = np.random.default_rng(layout)

@@ -94,9 +94,9 @@ def populate(
     height: float,
     width: float,
     *,
-    infected: float = 0.0,
-    toxic: float = 0.0,
-    density: float = 1.0,
+    infected: float,
+    toxic: float,
+    density: float,
 ) -> Population:
     angle = rng.uniform(0, np.pi)
     centre = _seeds(rng, cell_type, height, width, angle, density)

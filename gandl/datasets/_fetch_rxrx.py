@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from typing import Any, NamedTuple
 from sklearn.utils import Bunch
 
 from gandl._files import whole_file
-from gandl.datasets._archives import RemoteZip, unpack
+from gandl.datasets._archives import RemoteZip, extract
 from gandl.datasets._http import N_CONNECTIONS, Web, import_fetch
 from gandl.datasets._rxrx import (
     EMBEDDINGS,
@@ -366,21 +364,11 @@ class _Fetcher(NamedTuple):
         archive = self.release.archives[name]
         with Web(**self.web) as web:
             packed = self._pooch([archive]).fetch(archive, downloader=web)
-        unpacked = self.folder / f".unpacked.{uuid.uuid4().hex}"
         try:
-            unpack(Path(packed), unpacked)
-            found = list(unpacked.rglob(name))
-            if len(found) != 1:
-                raise ValueError(
-                    f"{self.base_url}/{archive} holds {len(found)} files {name!r}, "
-                    "where one is expected."
-                )
-            os.replace(found[0], target)
+            extract(Path(packed), name, target)
         except ValueError:
             os.unlink(packed)  # so that a further call does not find it again
             raise
-        finally:
-            shutil.rmtree(unpacked, ignore_errors=True)
         os.unlink(packed)
 
     def images(self, paths: list[str], source: str) -> None:

@@ -204,12 +204,6 @@ class RemoteFile(io.RawIOBase):
         self._web = web
         self._place = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._place
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gandl._plate_map import read_table
+from gandl._tables import read_table
 from gandl._warnings import warn
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ out, and ``state`` is all that a later step depends on.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from gandl.gan._losses import (
     squared_gradient,
 )
 from gandl.gan._ranks import ALONE, GROUP, Ranks, SharedGenerator, rand
+
+T = TypeVar("T")
 
 
 class ContrastHead(nn.Module):
@@ -371,12 +373,12 @@ class Trainer:
             Weights of the discriminator, or of its moving average, and of the
             generator's, by names that start with "discriminator." and "generator.".
         """
-        return _prefixed(
-            {
-                "discriminator": self.embedder.state_dict(),
-                "generator": self.average.state_dict(),
-            }
-        )
+        networks = {"discriminator": self.embedder, "generator": self.average}
+        return {
+            f"{name}.{key}": weight
+            for name, network in networks.items()
+            for key, weight in network.state_dict().items()
+        }
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Continue from weights; the optimisers start anew.
@@ -391,7 +393,7 @@ class Trainer:
             "generator": (self.generator, self.average),
         }.items():
             for network in networks:
-                network.load_state_dict(_under(name, weights))
+                network.load_state_dict(under(name, weights))
 
     def state(self) -> dict[str, Any]:
         """Return all that a later step depends on.
@@ -466,14 +468,7 @@ def _trunk(network: Discriminator) -> list[nn.Parameter]:
     return [*network.from_image.parameters(), *network.blocks.parameters()]
 
 
-def _prefixed(states: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, state in states.items()
-        for key, value in state.items()
-    }
-
-
-def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, weights: dict[str, T]) -> dict[str, T]:
+    """Those whose names begin with a prefix and a dot, by the rest of their names."""
     start = prefix + "."
     return {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}

@@ -13,13 +13,13 @@ from gandl.images._ome_zarr import ZarrImage, chunk_keys, open_array
 from gandl.images._planes import Planes, project
 from gandl.images._readers import REMEDY, check_promise, unreadable
 from gandl.images._sources import Reader, Source, common_folder
-from gandl.images._state import pack_names, unpack_names
+from gandl.images._state import Packed
 
 _METADATA = ("zarr.json", ".zarray")
 
 
 @dataclass(frozen=True)
-class ZarrSource:
+class ZarrSource(Packed):
     folder: str  # the common beginning of all paths
     names: np.ndarray  # (n,) paths of arrays
     places: np.ndarray  # (n, C) of the channels in the arrays
@@ -65,38 +65,6 @@ class ZarrSource:
                 stamped = source._stamp(path, array, source.places[row, c])
                 source.sizes[row, c], source.mtimes[row, c] = stamped
         return source
-
-    @classmethod
-    def _from_state(cls, folder: str, packed: Any, *state: Any) -> ZarrSource:
-        names = unpack_names(packed)
-        places, sizes, mtimes, axes, size, dtype, planes, *rest = state
-        return cls(
-            folder,
-            names,
-            places.reshape(len(names), -1),
-            sizes.reshape(len(names), -1),
-            mtimes.reshape(len(names), -1),
-            axes,
-            size,
-            np.dtype(dtype),
-            Planes(*planes),
-            *rest,
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._from_state, (
-            self.folder,
-            pack_names(self.names),
-            self.places.flatten(),
-            self.sizes.flatten(),
-            self.mtimes.flatten(),
-            self.axes,
-            self.size,
-            self.array_dtype.str,
-            tuple(self.planes),
-            self.byte_limit,
-            self.fill_missing,
-        )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

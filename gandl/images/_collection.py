@@ -19,7 +19,7 @@ from gandl.images._ome import OmeView
 from gandl.images._readers import BYTE_LIMIT, n_unnamed_pages
 from gandl.images._screens import ScreenView
 from gandl.images._sources import FileSource, Source, array_source
-from gandl.images._unreadable import split_unreadable
+from gandl.images._unreadable import is_lenient, split_unreadable
 from gandl.images._view import pair, tile_offsets
 
 
@@ -303,10 +303,8 @@ class ImageCollection(OmeView, ScreenView):
     def _from_files(
         cls, files: FileTable, byte_limit: int, on_error: str
     ) -> ImageCollection:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f'on_error is "raise" or "skip", got {on_error!r}.')
         skipped = None
-        if on_error == "skip":
+        if is_lenient(on_error):
             files, skipped = split_unreadable(files, byte_limit)
         source: Source = FileSource.from_paths(
             files.paths, byte_limit, files.inside, files.among

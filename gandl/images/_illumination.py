@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.polynomial.legendre import legvander
@@ -20,7 +20,7 @@ from scipy.io import loadmat, whosmat
 from gandl.images._intensity import check_finite
 from gandl.images._readers import read_image
 from gandl.images._sources import Reader, Source, check_unchanged, stamp
-from gandl.images._state import pack_names, unpack_names
+from gandl.images._state import Packed
 
 # A logarithm of up to this degree follows the fall-off of a lens and an uneven lamp.
 # Sampled on a grid that is finer than it, yet so coarse that cells average out.
@@ -61,7 +61,7 @@ class SmoothFields:
 
 
 @dataclass(frozen=True)
-class FieldFiles:
+class FieldFiles(Packed):
     paths: np.ndarray  # (groups, C), "" where there is none
     sizes: np.ndarray
     mtimes: np.ndarray
@@ -71,15 +71,6 @@ class FieldFiles:
         stamps = [stamp(path) if path else (0, 0) for path in paths.ravel()]
         sizes, mtimes = np.array(stamps, dtype=np.int64).T
         return cls(paths, sizes.reshape(paths.shape), mtimes.reshape(paths.shape))
-
-    @classmethod
-    def _from_state(cls, packed: Any, sizes: Any, mtimes: Any) -> FieldFiles:
-        paths = unpack_names(packed)
-        return cls(paths, sizes.reshape(paths.shape), mtimes.reshape(paths.shape))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        state = pack_names(self.paths), self.sizes.flatten(), self.mtimes.flatten()
-        return self._from_state, state
 
     def look(self, shape: tuple[int, int]) -> Look:
         # Of the reader that asks, so that it is in no pickle.

@@ -17,7 +17,7 @@ import pandas as pd
 
 from gandl._tables import USUAL, composed, usual_name
 from gandl._warnings import warn
-from gandl.images._microscopes import list_microscope
+from gandl.images._microscopes import files_below, list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
@@ -40,8 +40,8 @@ def list_table(
     path: str | Sequence[str] | Mapping[str, str],
     root: str | os.PathLike[str] | None,
     channels: Sequence[str] | None,
-    z: Choice = None,
-    t: Choice = None,
+    z: Choice,
+    t: Choice,
 ) -> FileTable:
     columns = [path] if isinstance(path, str) else list(path)
     if isinstance(path, Mapping):
@@ -121,9 +121,9 @@ def list_folder(
     pattern: str | None,
     channels: Sequence[str] | Mapping[str, str] | None,
     *,
-    z: Choice = None,
-    t: Choice = None,
-    lenient: bool = False,
+    z: Choice,
+    t: Choice,
+    lenient: bool,
 ) -> FileTable:
     planes = as_planes(z, t)
     root = os.path.abspath(os.fsdecode(root))
@@ -294,7 +294,7 @@ def _entries(root: str, folder: str) -> list[os.DirEntry[str]]:
 
 def _no_match(root: str, pattern: str) -> str:
     """Why no file may fit the pattern: its case, its folders, or another kind."""
-    names = list(islice(_files(root), _N_LOOKED_AT))
+    names = list(islice(files_below(root), _N_LOOKED_AT))
     suffix = os.path.splitext(pattern)[1].lower()
     alike = [n for n in names if os.path.splitext(n)[1].lower() == suffix]
     loose = re.compile(_compile(pattern).pattern, re.IGNORECASE)
@@ -316,14 +316,6 @@ def _no_match(root: str, pattern: str) -> str:
 
 def _depth(n: int) -> str:
     return f"{n} folder{'s' * (n != 1)}"
-
-
-def _files(root: str) -> Iterator[str]:
-    for folder, inner, names in os.walk(root):
-        inner.sort()
-        for name in sorted(names):
-            path = os.path.relpath(os.path.join(folder, name), root)
-            yield path.replace(os.sep, "/")
 
 
 def _walk(

@@ -24,10 +24,10 @@ def list_load_data(
     root: str | os.PathLike[str] | None,
     channels: Sequence[str] | Mapping[str, str] | None,
     *,
-    illumination: bool = True,
-    z: Choice = None,
-    t: Choice = None,
-    lenient: bool = False,
+    illumination: bool,
+    z: Choice,
+    t: Choice,
+    lenient: bool,
 ) -> FileTable:
     """Paths of images, and of illumination functions, as they are on this machine.
 

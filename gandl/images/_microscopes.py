@@ -125,7 +125,7 @@ def list_microscope(root: str, name: str | None) -> Found:
     if not os.path.isdir(root):
         raise NotADirectoryError(f"root is not a folder: {root!r}.")
     tried = MICROSCOPES if name is None else (_called(name),)
-    paths = list(_files(root))
+    paths = list(files_below(root))
     fitting = [_matches(root, paths, microscope) for microscope in tried]
     found = [k for k, matches in enumerate(fitting) if matches]
     if len(found) != 1:
@@ -198,7 +198,7 @@ def _called(name: str) -> Microscope:
     )
 
 
-def _files(root: str) -> Iterator[str]:
+def files_below(root: str) -> Iterator[str]:
     """Paths below a folder, "/" between folders; links are followed, but not round."""
     seen = {os.path.realpath(root)}
     for folder, inner, names in os.walk(root, followlinks=True):

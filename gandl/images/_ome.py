@@ -18,54 +18,13 @@ from gandl.images._layouts import channel_names
 from gandl.images._ome_tiff import Unlisted, list_ome_tiff
 from gandl.images._ome_zarr import list_ome_zarr
 from gandl.images._pages import PageSource
-from gandl.images._planes import Choice, as_planes
+from gandl.images._planes import as_planes
 from gandl.images._readers import BYTE_LIMIT
 from gandl.images._sources import Source
-from gandl.images._unreadable import Seen, examine, sort_out
+from gandl.images._unreadable import Seen, examine, is_lenient, sort_out
 from gandl.images._view import ImageView
 
 Channels = Sequence[str] | Mapping[str, str] | None
-# The source of some images, their channels and metadata, and those left out.
-Listed = tuple[Source, Sequence[str], pd.DataFrame, pd.DataFrame | None]
-
-
-def list_tiff(
-    paths: Any,
-    channels: Channels,
-    z: Choice,
-    t: Choice,
-    byte_limit: int,
-    on_error: str,
-) -> Listed:
-    """What ``from_ome_tiff`` makes a collection of."""
-    planes = as_planes(z, t)
-    found = list_ome_tiff(paths, planes, lenient=_is_lenient(on_error))
-    _tell_files_apart(found)
-    make = partial(PageSource.from_images, planes=planes, byte_limit=byte_limit)
-    return _listed(found, make, channels, on_error)
-
-
-def list_zarr(
-    paths: Any,
-    channels: Channels,
-    level: int,
-    z: Choice,
-    t: Choice,
-    fill_missing: bool,
-    byte_limit: int,
-    on_error: str,
-) -> Listed:
-    """What ``from_ome_zarr`` makes a collection of."""
-    planes, level = as_planes(z, t), operator.index(level)
-    found = list_ome_zarr(paths, level, planes, lenient=_is_lenient(on_error))
-    _tell_stores_apart(found)
-    make = partial(
-        ZarrSource.from_images,
-        planes=planes,
-        byte_limit=byte_limit,
-        fill_missing=fill_missing,
-    )
-    return _listed(found, make, channels, on_error)
 
 
 def _rows_by_plate(found: Sequence[Any]) -> Iterator[list[dict[str, Any]]]:
@@ -98,35 +57,6 @@ def _tell_files_apart(found: Sequence[Any]) -> None:
         if depth:
             for plate, row in zip(plates, rows, strict=True):
                 row["plate"] = plate
-
-
-def _is_lenient(on_error: str) -> bool:
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f'on_error is "raise" or "skip", got {on_error!r}.')
-    return on_error == "skip"
-
-
-def _listed(
-    found: Sequence[Any],
-    make: Callable[[Sequence[Any]], Source],
-    channels: Channels,
-    on_error: str,
-) -> Listed:
-    found = [_chosen(image, channels, _is_lenient(on_error)) for image in found]
-    metadata = pd.DataFrame([image.row for image in found], dtype=object)
-    skipped = None
-    if _is_lenient(on_error):
-        usual = _usual_channels(found)
-        seen = Parallel(require="sharedmem")(
-            delayed(_seen)(image, make, usual) for image in found
-        )
-        good, skipped = sort_out(seen, metadata)
-        found = [image for image, kept in zip(found, good, strict=True) if kept]
-        metadata = metadata[good]
-    for image in found:
-        _check_like(image, found[0])
-    metadata = metadata.dropna(axis=1, how="all").infer_objects()
-    return make(found), found[0].channels, metadata, skipped
 
 
 def _chosen(image: Any, channels: Channels, lenient: bool) -> Any:
@@ -272,8 +202,11 @@ class OmeView(ImageView):
         >>> X.metadata["pixel_size"].tolist()
         [0.65, 0.65, 0.65]
         """
-        listed = list_tiff(paths, channels, z, t, byte_limit, on_error)
-        return cls._from_listed(listed, byte_limit)
+        planes, lenient = as_planes(z, t), is_lenient(on_error)
+        found = list_ome_tiff(paths, planes, lenient=lenient)
+        _tell_files_apart(found)
+        make = partial(PageSource.from_images, planes=planes, byte_limit=byte_limit)
+        return cls._from_listed(found, make, channels, byte_limit, lenient)
 
     @classmethod
     def from_ome_zarr(
@@ -360,14 +293,40 @@ class OmeView(ImageView):
         >>> X
         ImageCollection(1 image, channels: channel_0, 8 x 8 pixels, uint16)
         """
-        listed = list_zarr(
-            paths, channels, level, z, t, fill_missing, byte_limit, on_error
+        planes, lenient = as_planes(z, t), is_lenient(on_error)
+        found = list_ome_zarr(paths, operator.index(level), planes, lenient=lenient)
+        _tell_stores_apart(found)
+        make = partial(
+            ZarrSource.from_images,
+            planes=planes,
+            byte_limit=byte_limit,
+            fill_missing=fill_missing,
         )
-        return cls._from_listed(listed, byte_limit)
+        return cls._from_listed(found, make, channels, byte_limit, lenient)
 
     @classmethod
-    def _from_listed(cls, listed: Listed, byte_limit: int) -> Self:
-        source, channels, metadata, skipped = listed
+    def _from_listed(
+        cls,
+        found: Sequence[Any],
+        make: Callable[[Sequence[Any]], Source],
+        channels: Channels,
+        byte_limit: int,
+        lenient: bool,
+    ) -> Self:
+        found = [_chosen(image, channels, lenient) for image in found]
+        metadata = pd.DataFrame([image.row for image in found], dtype=object)
+        skipped = None
+        if lenient:
+            usual = _usual_channels(found)
+            seen = Parallel(require="sharedmem")(
+                delayed(_seen)(image, make, usual) for image in found
+            )
+            good, skipped = sort_out(seen, metadata)
+            found = [image for image, kept in zip(found, good, strict=True) if kept]
+            metadata = metadata[good]
+        for image in found:
+            _check_like(image, found[0])
+        metadata = metadata.dropna(axis=1, how="all").infer_objects()
         return cls._from_source(  # type: ignore[attr-defined]
-            source, channels, metadata, byte_limit, skipped
+            make(found), found[0].channels, metadata, byte_limit, skipped
         )

@@ -60,7 +60,7 @@ def list_ome_tiff(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     planes: Planes,
     *,
-    lenient: bool = False,
+    lenient: bool,
 ) -> list[OmeImage | Unlisted]:
     """The images of all series of the files; reads headers alone.
 

@@ -37,8 +37,6 @@ class ZarrImage(NamedTuple):
     size: tuple[int, int]
     dtype: np.dtype
     axes: str  # of the array, such as "tczyx"
-    t: range
-    z: range
 
     def with_channels(self, places: Sequence[int], names: Sequence[str]) -> ZarrImage:
         kept = tuple(self.places[k] for k in places)
@@ -84,7 +82,7 @@ def list_ome_zarr(
     level: int,
     planes: Planes,
     *,
-    lenient: bool = False,
+    lenient: bool,
 ) -> list[ZarrImage | Unlisted]:
     """The images of plates and of single stores; reads metadata alone."""
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -234,7 +232,8 @@ def _image(path: str, row: dict[str, Any], level: int, planes: Planes) -> ZarrIm
     n_channels = length.get("c", 1)
     names = (names + [None] * n_channels)[:n_channels]
     try:
-        t, z = (planes.indices(axis, length.get(axis, 1)) for axis in "tz")
+        for axis in "tz":  # told now, not when pixels are read
+            planes.indices(axis, length.get(axis, 1))
     except PlaneError as exc:
         raise ValueError(f"{path!r} {exc}") from exc
     return ZarrImage(
@@ -245,8 +244,6 @@ def _image(path: str, row: dict[str, Any], level: int, planes: Planes) -> ZarrIm
         (length["y"], length["x"]),
         array.dtype.newbyteorder("="),
         axes,
-        t,
-        z,
     )
 
 

@@ -14,14 +14,14 @@ from gandl.images._ome_tiff import OmeImage
 from gandl.images._planes import Planes, project
 from gandl.images._readers import check_promise, unreadable
 from gandl.images._sources import Reader, Source, check_unchanged, common_folder, stamp
-from gandl.images._state import pack_names, unpack_names
+from gandl.images._state import Packed
 from gandl.images._tiff_checks import check_extent
 
 _MAX_OPEN = 32  # files of one image at a time
 
 
 @dataclass(frozen=True)
-class PageSource:
+class PageSource(Packed):
     folder: str  # the common beginning of all paths
     names: np.ndarray  # (files,)
     sizes: np.ndarray  # (files,) in bytes
@@ -64,37 +64,6 @@ class PageSource:
             first.dtype,
             planes,
             byte_limit,
-        )
-
-    @classmethod
-    def _from_state(cls, folder: str, packed: Any, *state: Any) -> PageSource:
-        sizes, mtimes, shape, file_of, offsets, size, dtype, planes, limit = state
-        return cls(
-            folder,
-            unpack_names(packed),
-            sizes,
-            mtimes,
-            file_of.reshape(shape),
-            offsets.reshape(shape),
-            size,
-            np.dtype(dtype),
-            Planes(*planes),
-            limit,
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._from_state, (
-            self.folder,
-            pack_names(self.names),
-            self.sizes.flatten(),
-            self.mtimes.flatten(),
-            self.file_of.shape,
-            self.file_of.flatten(),
-            self.offsets.flatten(),
-            self.size,
-            self.page_dtype.str,
-            tuple(self.planes),
-            self.byte_limit,
         )
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 
 from gandl.images._planes import Planes, project
 from gandl.images._readers import REMEDY, named, read_planes
-from gandl.images._state import pack_names, unpack_names
+from gandl.images._state import Packed
 
 Reader = Callable[[int], np.ndarray]
 AS_IS = Planes()
@@ -144,7 +144,7 @@ def _backing_memmap(array: Any) -> np.memmap | None:
 
 
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(Packed):
     folder: str  # the common beginning of all paths
     names: np.ndarray  # (n, K, T, Z), K of one file for all channels or one for each
     sizes: np.ndarray  # in bytes, shape of names
@@ -188,35 +188,6 @@ class FileSource:
             byte_limit,
             inside,
             among,
-        )
-
-    @classmethod
-    def _from_state(cls, folder: str, packed: Any, *state: Any) -> FileSource:
-        names = unpack_names(packed)
-        sizes, mtimes, image_shape, dtype, byte_limit, inside, among = state
-        return cls(
-            folder,
-            names,
-            sizes.reshape(names.shape),
-            mtimes.reshape(names.shape),
-            image_shape,
-            np.dtype(dtype),
-            byte_limit,
-            Planes(*inside),
-            Planes(*among),
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._from_state, (
-            self.folder,
-            pack_names(self.names),
-            self.sizes.flatten(),
-            self.mtimes.flatten(),
-            self.image_shape,
-            self.file_dtype.str,
-            self.byte_limit,
-            tuple(self.inside),
-            tuple(self.among),
         )
 
     @property

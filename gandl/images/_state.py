@@ -6,11 +6,15 @@ process, or in how many blocks pandas keeps it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from gandl.images._planes import Planes
 
 PackedTable = tuple[int, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
@@ -26,16 +30,43 @@ def unpack_table(state: PackedTable) -> pd.DataFrame:
     return pd.DataFrame(values, index=pd.RangeIndex(n_rows))
 
 
-def pack_names(names: np.ndarray) -> tuple[tuple[int, ...], str]:
-    # One string is faster to hash and smaller than many; no path holds a NUL.
-    return names.shape, "\0".join(names.ravel())
+class Packed:
+    """A dataclass of which pickle and hash depend on the values of its fields alone."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return _from_fields, (type(self), *map(_pack_field, values))
 
 
-def unpack_names(state: tuple[tuple[int, ...], str]) -> np.ndarray:
-    shape, joined = state
-    names = np.empty(int(np.prod(shape)), dtype=object)
-    names[:] = joined.split("\0")
-    return names.reshape(shape)
+def _from_fields(cls: type, *state: Any) -> Any:
+    return cls(*map(_unpack_field, state))
+
+
+def _pack_field(value: Any) -> tuple[str, Any]:
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        # One string is faster to hash and smaller than many; no path holds a NUL.
+        return "names", (value.shape, "\0".join(value.ravel()))
+    if isinstance(value, np.ndarray):
+        return "array", (value.shape, value.flatten())
+    if isinstance(value, np.dtype):
+        return "dtype", value.str
+    if isinstance(value, Planes):
+        return "planes", tuple(value)
+    return "", value
+
+
+def _unpack_field(state: tuple[str, Any]) -> Any:
+    kind, content = state
+    if kind == "names":
+        shape, joined = content
+        names = joined.split("\0")[: math.prod(shape)]  # "" is one name, or none
+        return np.array(names, dtype=object).reshape(shape)
+    if kind == "array":
+        shape, flat = content
+        return flat.reshape(shape)
+    if kind == "dtype":
+        return np.dtype(content)
+    return Planes(*content) if kind == "planes" else content
 
 
 def _pack_column(column: pd.Series) -> tuple[str, Any]:

@@ -26,6 +26,13 @@ class Seen(NamedTuple):
     reason: str
 
 
+def is_lenient(on_error: str) -> bool:
+    """Whether images that cannot be read are left out."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'on_error is "raise" or "skip", got {on_error!r}.')
+    return on_error == "skip"
+
+
 def split_unreadable(
     files: FileTable, byte_limit: int
 ) -> tuple[FileTable, pd.DataFrame]:

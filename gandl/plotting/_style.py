@@ -28,7 +28,7 @@ def pyplot() -> Any:
     return plt
 
 
-def new_axes(ax: Any, *, figsize: tuple[float, float] | None = None) -> tuple[Any, Any]:
+def new_axes(ax: Any, *, figsize: tuple[float, float]) -> tuple[Any, Any]:
     """Figure and axes to draw on; None: new ones."""
     if ax is not None:
         return ax.figure, ax

@@ -112,7 +112,7 @@ def replicate_consistency(
         return (cosines.within - n) / (n * (n - 1))
 
     how = (treatments, position, chosen, n_null, random_state)
-    return _compared(agreement, "cosine", unit, _cosines, *how)
+    return _compared(agreement, "cosine", unit, np.inner, *how)
 
 
 def energy_distance(
@@ -215,11 +215,6 @@ def energy_distance(
 
     how = (treatments, position, chosen, n_null, random_state)
     return _compared(distance, "energy_distance", X, cdist, *how)
-
-
-def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of rows of length 1."""
-    return a @ b.T
 
 
 def _treatments(

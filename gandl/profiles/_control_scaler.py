@@ -7,27 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.stats import median_abs_deviation
-from sklearn.base import (
-    BaseEstimator,
-    OneToOneFeatureMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import (
-    batch_of_rows,
-    batch_positions,
-    check_order,
-    rows_of_each,
-    sorted_batches,
-)
 from gandl._whole_fit import whole_fit
-from gandl.profiles._controls import is_control, scale_or_one, split_controls
+from gandl.profiles._controls import OnControls, scale_or_one
 
 
-class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class ControlScaler(OneToOneFeatureMixin, OnControls, BaseEstimator):
     """Centre and scale features by the control wells, batch by batch.
 
     Parameters
@@ -128,13 +115,7 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If a batch has fewer than two controls.
         """
-        check_order(X, y=y, batch=batch)
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        rows = batch_of_rows(batch, len(X))
-        chosen = is_control(self.control, y, len(X))
-        self.batches_ = sorted_batches(rows)
-        position = batch_positions(rows, self.batches_)[chosen]
-        parts = split_controls(X[chosen], position, self.batches_)
+        *_, parts = self._controls(X, y, batch)
         robust = self.method == "robust"
         centre = np.median if robust else np.mean
         self.centres_ = np.stack([centre(part, axis=0) for part in parts])
@@ -173,33 +154,11 @@ class ControlScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If a batch had no controls in `fit`, or there were batches in `fit` and
             none are given, or the other way round.
         """
-        check_is_fitted(self)
-        check_order(X, batch=batch)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
+        X, rows_of = self._by_batch(X, batch)
         scaled = np.empty_like(X)
-        for b, rows in enumerate(rows_of_each(position, len(self.batches_))):
+        for b, rows in enumerate(rows_of):
             scaled[rows] = (X[rows] - self.centres_[b]) / self.scales_[b]
         return scaled
-
-    def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None) -> np.ndarray:
-        """Learn from the controls among rows, and transform all rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Embeddings, as in `fit`.
-        y : array-like of shape (n,), default=None
-            What each row is, as in `fit`.
-        batch : array-like of shape (n,), default=None
-            The batch of each row, as in `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n, n_features), float64
-            The rows, transformed.
-        """
-        return self.fit(X, y, batch=batch).transform(X, batch=batch)
 
 
 def _moderated(spread: np.ndarray, degrees: np.ndarray, prior: float) -> np.ndarray:

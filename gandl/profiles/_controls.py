@@ -5,9 +5,64 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import labels, rows_of_each
+from gandl._row_labels import (
+    batch_of_rows,
+    batch_positions,
+    check_order,
+    labels,
+    rows_of_each,
+    sorted_batches,
+)
 from gandl._warnings import warn
+
+
+class OnControls(TransformerMixin):
+    """What transformers have in common that learn from the controls of each batch."""
+
+    control: Any
+    batches_: np.ndarray
+
+    def _controls(
+        self, X: Any, y: Any, batch: Any
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """The controls (n, d) among rows, their batches' numbers, and them by batch."""
+        check_order(X, y=y, batch=batch)
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        rows = batch_of_rows(batch, len(X))
+        chosen = is_control(self.control, y, len(X))
+        self.batches_ = sorted_batches(rows)
+        position = batch_positions(rows, self.batches_)[chosen]
+        return X[chosen], position, split_controls(X[chosen], position, self.batches_)
+
+    def _by_batch(self, X: Any, batch: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Rows (n, d) to transform, and which of them are of each batch."""
+        check_is_fitted(self)
+        check_order(X, batch=batch)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
+        return X, rows_of_each(position, len(self.batches_))
+
+    def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None) -> np.ndarray:
+        """Learn from the controls among rows, and transform all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Embeddings, as in `fit`.
+        y : array-like of shape (n,), default=None
+            What each row is, as in `fit`.
+        batch : array-like of shape (n,), default=None
+            The batch of each row, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features) or (n, n_components_), float64
+            The rows, transformed.
+        """
+        return self.fit(X, y, batch=batch).transform(X, batch=batch)
 
 
 def is_control(control: Any, y: Any, n: int) -> np.ndarray:

@@ -9,26 +9,18 @@ import numpy as np
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
     _fit_context,
 )
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.extmath import svd_flip
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import (
-    batch_of_rows,
-    batch_positions,
-    check_order,
-    rows_of_each,
-    sorted_batches,
-)
+from gandl._row_labels import rows_of_each
 from gandl._whole_fit import whole_fit
-from gandl.profiles._controls import is_control, scale_or_one, split_controls
+from gandl.profiles._controls import OnControls, scale_or_one
 
 
 class TypicalVariationNormalizer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, OnControls, BaseEstimator
 ):
     """Whiten embeddings by the variation of control wells, batch by batch.
 
@@ -156,13 +148,7 @@ class TypicalVariationNormalizer(
             If a batch has fewer than two controls, or controls do not vary; if
             ``shrinkage`` is 0 and a batch has too few controls to whiten.
         """
-        check_order(X, y=y, batch=batch)
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        rows = batch_of_rows(batch, len(X))
-        chosen = is_control(self.control, y, len(X))
-        self.batches_ = sorted_batches(rows)
-        controls, position = X[chosen], batch_positions(rows, self.batches_)[chosen]
-        parts = split_controls(controls, position, self.batches_)
+        controls, position, parts = self._controls(X, y, batch)
         self.means_ = np.stack([part.mean(axis=0) for part in parts])
         spread = np.stack([part.std(axis=0, ddof=1) for part in parts])
         self.scales_ = scale_or_one(spread, self.means_)
@@ -193,34 +179,12 @@ class TypicalVariationNormalizer(
             If a batch had no controls in `fit`, or there were batches in `fit` and
             none are given, or the other way round.
         """
-        check_is_fitted(self)
-        check_order(X, batch=batch)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        position = batch_positions(batch_of_rows(batch, len(X)), self.batches_)
+        X, rows_of = self._by_batch(X, batch)
         aligned = np.empty((len(X), self.n_components_))
-        for b, rows in enumerate(rows_of_each(position, len(self.batches_))):
+        for b, rows in enumerate(rows_of):
             part = (X[rows] - self.means_[b]) / self.scales_[b]
             aligned[rows] = part @ self.components_.T @ self.alignments_[b]
         return aligned
-
-    def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None) -> np.ndarray:
-        """Learn from the controls among rows, and transform all rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Embeddings, as in `fit`.
-        y : array-like of shape (n,), default=None
-            What each row is, as in `fit`.
-        batch : array-like of shape (n,), default=None
-            The batch of each row, as in `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n, n_components_), float64
-            The rows, transformed.
-        """
-        return self.fit(X, y, batch=batch).transform(X, batch=batch)
 
     @property
     def _n_features_out(self) -> int:

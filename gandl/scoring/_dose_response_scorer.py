@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, check_order
+from gandl._row_labels import batch_of_rows, check_order, rows_of_each
 from gandl._warnings import warn
 from gandl._whole_fit import whole_fit
 from gandl.scoring._dose_response import DoseResponseRegressor, has_curve
@@ -251,8 +251,7 @@ class DoseResponseScorer(BaseEstimator):
         if len(missing):
             raise ValueError(f"Row {missing[0]} has no compound.")
         position, names = pd.factorize(compound, sort=True)
-        ends = np.bincount(position).cumsum()[:-1]
-        rows = np.split(np.argsort(position, kind="stable"), ends)
+        rows = rows_of_each(position, len(names))
         of = batch_of_rows(batch, len(scores))
         judged = [
             self._by_dose(scores[where], dose[where], of[where]) for where in rows

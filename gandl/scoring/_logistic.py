@@ -83,10 +83,8 @@ def fit_curve_to(data: ByDose, lower: np.ndarray, upper: np.ndarray) -> Any:
     return solve(near.x, 1e-12, 60)
 
 
-def _starts(
-    data: ByDose, lower: np.ndarray, upper: np.ndarray, n: int = 4
-) -> np.ndarray:
-    """Parameters (n, 4) from a grid of midpoints and slopes."""
+def _starts(data: ByDose, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Four of parameters (4, 4) from a grid of midpoints and slopes."""
     inside = (upper - lower) * 1e-6
     lower, upper = lower + inside, upper - inside
     middle, slope = np.meshgrid(
@@ -95,7 +93,7 @@ def _starts(
         indexing="ij",
     )
     left, right, squares = best_plateaus(data, middle, slope, lower, upper)
-    order = np.argsort(squares.min(axis=0))[:n]  # the best midpoint of the best slopes
+    order = np.argsort(squares.min(axis=0))[:4]  # the best midpoint of the best slopes
     chosen = squares.argmin(axis=0)[order], order
     return np.stack([p[chosen] for p in (left, right, middle, slope)], axis=1)
 

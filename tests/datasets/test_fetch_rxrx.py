@@ -223,7 +223,6 @@ def test_the_sum_that_google_states_is_checked(server, fetch, tmp_path):
     [
         ({"RxRx19a/readme": b""}, "holds 0 files 'metadata.csv'"),
         ({"a/metadata.csv": b"", "b/metadata.csv": b""}, "holds 2 files"),
-        ({"../metadata.csv": b"site_id"}, "a path that leaves the folder"),
     ],
 )
 def test_an_archive_that_is_not_as_published(server, fetch, tmp_path, files, message):

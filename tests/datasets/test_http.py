@@ -108,29 +108,16 @@ def test_waits_grow_from_retry_to_retry(server, download, monkeypatch, tmp_path)
     assert waits == [1.5, 3, 6, 12, 24, 48, 60, 60]
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(server, download):
+@pytest.mark.parametrize(
+    ("tags", "other"), [(True, OTHER), (True, OTHER[:1000]), (False, OTHER[:-1])]
+)
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server, download, tags, other):
+    server.tags = tags
     server.breaks["file"] = [400_000]
     with pytest.raises(OSError, match="Cannot fetch"):
         download(n_retries=0)
-    server.files["file"] = OTHER
-    assert download() == OTHER
-
-
-def test_a_file_that_shrank_meanwhile_is_fetched_anew(server, download):
-    server.breaks["file"] = [400_000]
-    with pytest.raises(OSError, match="Cannot fetch"):
-        download(n_retries=0)
-    server.files["file"] = OTHER[:1000]
-    assert download() == OTHER[:1000]
-
-
-def test_without_tags_another_length_is_noticed(server, download):
-    server.tags = False
-    server.breaks["file"] = [400_000]
-    with pytest.raises(OSError, match="Cannot fetch"):
-        download(n_retries=0)
-    server.files["file"] = OTHER[:-1]
-    assert download() == OTHER[:-1]
+    server.files["file"] = other
+    assert download() == other
 
 
 def test_a_server_without_ranges_starts_over(server, download):

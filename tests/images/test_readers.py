@@ -28,11 +28,13 @@ def test_tiff_stays_as_stored(tmp_path, shape, dtype, byteorder):
     np.testing.assert_array_equal(read, image.reshape(-1, 6, 5))
 
 
-@pytest.mark.parametrize("compression", ["zlib", "lzw"])
-def test_compressed_tiff(tmp_path, compression):
+@pytest.mark.parametrize(
+    "how", [{"compression": "zlib"}, {"compression": "lzw"}, {"bigtiff": True}]
+)
+def test_compressed_and_big_tiff(tmp_path, how):
     image = values((2, 40, 30), "uint16")
     path = tmp_path / "image.tif"
-    tifffile.imwrite(path, image, compression=compression, photometric="minisblack")
+    tifffile.imwrite(path, image, photometric="minisblack", **how)
     np.testing.assert_array_equal(read_image(path), image)
 
 
@@ -196,13 +198,6 @@ def test_ome_tiff_of_several_files_gives_each_its_own_pages(tmp_path):
         np.testing.assert_array_equal(
             read_image(tmp_path / f"{c}.ome.tif"), image[c : c + 1]
         )
-
-
-def test_big_tiff(tmp_path):
-    image = values((3, 6, 5), "uint16")
-    path = tmp_path / "big.tif"
-    tifffile.imwrite(path, image, bigtiff=True, photometric="minisblack")
-    np.testing.assert_array_equal(read_image(path), image)
 
 
 def test_truncated_png(tmp_path):
