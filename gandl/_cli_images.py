@@ -186,7 +186,7 @@ def _without_told(
     both = [name for name in known if name in plate_map and name not in places]
     again = [name for name in both if name in told or known[name].isna().any()]
     keys = [name for name in plate_map if name in known and name not in again]
-    if "well" in plate_map and plate_map.duplicated(keys).any():
+    if keys and "well" in plate_map and plate_map.duplicated(keys).any():
         again = [name for name in again if name in told]
     if again:
         names = ", ".join(map(str, again))

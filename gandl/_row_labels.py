@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.utils import column_or_1d
 
 
 def is_permuted(index: pd.Index, of: pd.Index) -> bool:
@@ -33,13 +34,26 @@ def check_order(X: Any, **columns: Any) -> None:
             )
 
 
+def one_a_row(values: Any, n: int, name: str) -> np.ndarray:
+    """Values (n,) of rows as objects."""
+    rows = np.asarray(values, dtype=object)
+    if rows.shape != (n,):
+        raise ValueError(f"{name} has shape {rows.shape}, X has {n} rows.")
+    return rows
+
+
+def numbers(values: Any, *, warn: bool = False) -> np.ndarray:
+    """Numbers (n,) of rows, missing ones NaN."""
+    if isinstance(values, pd.Series) and values.dtype == object:
+        values = values.where(values.notna(), np.nan)  # pd.NA is no number
+    return column_or_1d(values, dtype=np.float64, warn=warn)
+
+
 def batch_of_rows(batch: Any, n: int) -> np.ndarray:
     """The batch of each of n rows; "all" where none are given."""
     if batch is None:
         return np.full(n, "all", dtype=object)
-    rows = np.asarray(batch, dtype=object)
-    if rows.shape != (n,):
-        raise ValueError(f"batch has shape {rows.shape}, X has {n} rows.")
+    rows = one_a_row(batch, n, "batch")
     missing = np.flatnonzero(pd.isna(rows))
     if len(missing):
         raise ValueError(f"Row {missing[0]} has no batch.")

@@ -157,6 +157,8 @@ def distance_to_generated(featurizer: Any, X: Any) -> float:
     def look(crops: torch.Tensor) -> torch.Tensor:
         return discriminator.embed(crops.to(device), features)
 
-    with closing(batches):
+    own_types = torch.autocast(torch.device(device).type, enabled=False)
+    with closing(batches), own_types:
         real = take(look, map(torch.from_numpy, batches), n)
-    return frechet_distance(real, take(look, draw(generator, n, seed), n))
+        drawn = take(look, draw(generator, n, seed), n)
+    return frechet_distance(real, drawn)

@@ -14,13 +14,14 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils import check_consistent_length, check_random_state, check_scalar
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from gandl._diagnostics import mean_average_precision
 from gandl._learning import train_further, train_once
 from gandl._presets import CONSTRAINTS, PRESETS, embedding_length
 from gandl._progress import N_TICKS, CallbackSupportMixin, with_callbacks
+from gandl._row_labels import one_a_row
 from gandl._storage import read_model, write_model
 from gandl._trained import distance_to_generated, embedded, generated
 
@@ -483,7 +484,7 @@ class GANDLFeaturizer(
         """
         check_is_fitted(self, "weights_")
         if groups is not None:
-            check_consistent_length(X, groups)
+            groups = one_a_row(groups, _num_samples(X), "groups")
             return mean_average_precision(embedded(self, X), groups)
         return -distance_to_generated(self, X)
 

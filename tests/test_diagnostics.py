@@ -155,3 +155,11 @@ def test_model_selection_by_replicates(images):
     assert search.cv_results_[f"split{fold}_test_score"][0] == expected.score(
         images[held_out], groups=KINDS[held_out]
     )
+
+
+def test_groups_of_two_columns_are_refused_before_embedding(monkeypatch):
+    images = np.random.default_rng(0).random((4, 1, 32, 32), dtype=np.float32)
+    model = GANDLFeaturizer(max_kimg=0, latent_dim=8, channel_max=8).fit(images)
+    monkeypatch.setattr("gandl.featurizer.embedded", lambda *_: pytest.fail("late"))
+    with pytest.raises(ValueError, match=r"groups has shape \(4, 2\), X has 4 rows"):
+        model.score(images, groups=np.zeros((4, 2)))

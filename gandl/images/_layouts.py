@@ -390,9 +390,22 @@ def _group_files(
             part = dict(zip(parts, labels, strict=True))
             paths.append(path(row | part))
             if labels not in images[image] and not lenient:
+                has = [key for key in keys if labels in images[key]]
+                if 2 * len(has) < len(keys):  # they are odd, not those without
+                    odd = path(dict(zip(rest, has[0], strict=True)) | part)
+                    raise _stray(odd, part, len(has), len(keys))
                 raise _lacking(row, part, paths[-1])
     shape = [len(parts.get(part, [""])) for part in ("channel", "t", "z")]
     return np.array(paths, dtype=object).reshape(-1, *shape), _columns(rows, rest)
+
+
+def _stray(path: str, part: dict[str, str], n: int, of: int) -> OSError:
+    named = ", ".join(f"{field} {label!r}" for field, label in part.items())
+    chosen = ", ".join(part).replace("channel", "channels")
+    return FileNotFoundError(
+        f"Of {of} images, {n} have a file of {named}, such as {path!r}: rename or "
+        f"remove what is no such image, or choose by {chosen}."
+    )
 
 
 def _lacking(row: dict[str, str], part: dict[str, str], path: str) -> OSError:

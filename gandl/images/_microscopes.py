@@ -50,7 +50,7 @@ MICROSCOPES = (
     # for each well.
     _microscope(
         "phenix operetta jump",
-        "{plate}__{measurement}/Images/r01c01f{site}p{z}-ch{channel}sk{t}fk1fl1.tiff",
+        "{plate}__{measurement}/Images/{well}f{site}p{z}-ch{channel}sk{t}fk1fl1.tiff",
         r"(?P<plate>[^/]+?)(?:__(?P<measurement>(?:(?!__)[^/])+))?/(?:[Ii]mages/)?"
         r"(?:r\d+c\d+/)?r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+)p(?P<z>\d+)"
         r"-ch(?P<channel>\d+)(?:sk|t)(?P<t>\d+)(?:fk\d+fl\d+)?",
@@ -71,7 +71,7 @@ MICROSCOPES = (
     # action, plane and channel.
     _microscope(
         "cellvoyager",
-        "{plate}/{experiment}_{well}_T{t}F{site}L01A01Z{z}C{channel}.tif",
+        "{plate}/{experiment}_{well}_T{t}F{site}L{line}A{action}Z{z}C{channel}.tif",
         r"(?P<plate>[^/]+)/"
         + _EXPERIMENT
         + _WELL

@@ -65,18 +65,23 @@ class OnControls(TransformerMixin):
         return self.fit(X, y, batch=batch).transform(X, batch=batch)
 
 
+def values_of(control: Any) -> list[Any]:
+    """The labels of controls, where ``control`` is one label or several."""
+    several = list(control) if isinstance(control, set | frozenset) else control
+    return np.atleast_1d(np.asarray(several, dtype=object)).tolist()
+
+
 def is_control(control: Any, y: Any, n: int) -> np.ndarray:
     """Mask (n,) of the rows whose label is ``control`` or in it; None: all."""
     if control is None:
         return np.ones(n, dtype=bool)
     if y is None:
         raise ValueError(f"control={control!r} needs y, which says what each row is.")
-    several = list(control) if isinstance(control, set | frozenset) else control
-    wanted = np.atleast_1d(np.asarray(several, dtype=object))
+    wanted = values_of(control)
     known = labels(y)
     if len(known) != n:
         raise ValueError(f"y has {len(known)} values, X has {n} rows.")
-    chosen = np.isin(known, wanted)
+    chosen = np.isin(known, np.array(wanted, dtype=object))
     if not chosen.any():
         raise ValueError(f"No row of y is {control!r}.")
     for name in wanted if len(wanted) > 1 else ():

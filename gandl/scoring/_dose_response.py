@@ -11,10 +11,11 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
+from sklearn.utils import assert_all_finite, check_consistent_length
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gandl._row_labels import check_order, numbers
 from gandl._whole_fit import whole_fit
 from gandl.scoring._logistic import ByDose, bounds, by_dose, curve_at, fit_curve_to
 from gandl.scoring._profile_likelihood import curves_that_fit
@@ -140,13 +141,14 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
             If a concentration is missing, negative or infinite, a response is
             infinite, or all responses are missing.
         """
+        check_order(X, y=y)
         X = validate_data(self, X, dtype=np.float64)
         dose = self._concentrations(X)
         if y is None:
             raise ValueError(
                 "requires y to be passed, but the target y is None: y is the responses."
             )
-        y = column_or_1d(y, dtype=np.float64, warn=True)
+        y = numbers(y, warn=True)
         assert_all_finite(y, allow_nan=True, input_name="y")
         check_consistent_length(X, y)
         known = ~np.isnan(y)
@@ -205,7 +207,8 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         float
             1 for a curve through all of them, 0 for one no better than their mean.
         """
-        predicted, y = self.predict(X), column_or_1d(y, dtype=np.float64)
+        check_order(X, y=y, sample_weight=sample_weight)
+        predicted, y = self.predict(X), numbers(y)
         check_consistent_length(predicted, y, sample_weight)
         known = ~np.isnan(y)
         if sample_weight is not None:

@@ -11,10 +11,10 @@ import pandas as pd
 from joblib import Parallel, delayed
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
+from sklearn.utils import assert_all_finite, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, check_order, rows_of_each
+from gandl._row_labels import batch_of_rows, check_order, numbers, rows_of_each
 from gandl._warnings import warn
 from gandl._whole_fit import whole_fit
 from gandl.scoring._dose_response import DoseResponseRegressor, has_curve
@@ -234,7 +234,7 @@ class DoseResponseScorer(BaseEstimator):
         check_order(X, compound=compound, concentration=concentration, batch=batch)
         validate_data(self, X, dtype=np.float64, reset=False)
         scores = self.perturbation_._score_rows(X, batch)
-        dose = column_or_1d(concentration, dtype=np.float64)
+        dose = numbers(concentration)
         assert_all_finite(dose, input_name="concentration")
         dose = equal_doses(dose)
         compound = np.asarray(compound, dtype=object)

@@ -213,6 +213,7 @@ class HitCaller(BaseEstimator):
             If a number is below 1, or numbers are not one a row.
         """
         check_is_fitted(self)
+        check_order(X, n_rows=n_rows, n_batches=n_batches)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         n_rows, n_batches = (
             column_or_1d(numbers) if np.ndim(numbers) else numbers

@@ -27,6 +27,8 @@ from gandl._row_labels import (
 )
 from gandl._warnings import warn
 from gandl._whole_fit import whole_fit
+from gandl.profiles._controls import values_of
+from gandl.scoring._separation import separation
 
 _POOR = 0.5  # Cohen's d below which controls are not separate
 
@@ -174,8 +176,9 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a batch lacks a kind of control, or their means are equal; with
-            ``poor_controls="raise"``, if they do not separate.
+            If a batch (if pooled, all of them together) lacks a kind of control, or
+            their means are equal; if the scaler is to learn from other rows; with
+            ``poor_controls="raise"``, if controls do not separate.
         """
         check_order(X, y=y, batch=batch)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -322,7 +325,24 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
                 "ControlScaler or TypicalVariationNormalizer; what scales all rows "
                 "alike goes before the scorer, in a Pipeline."
             )
+        unseen = [
+            label
+            for label in self._scaling_labels()
+            if label not in (self.negative_, self.positive_)
+        ]
+        if unseen:
+            raise ValueError(
+                f"The scaler is to learn from rows of y that are {unseen[0]!r}, and is "
+                f"given the controls alone, {self.negative_!r} and {self.positive_!r}. "
+                "Name these as its control, or scale the rows before the scorer."
+            )
         return clone(self.scaler).fit(X, y, batch=rows)
+
+    def _scaling_labels(self) -> list[Any]:
+        """Labels of the controls that the scaler learns from: all if it names none."""
+        control = getattr(self.scaler, "control", None)
+        both = [self.negative_, self.positive_]
+        return both if control is None else values_of(control)
 
     def _axis(
         self, X: np.ndarray, kind: np.ndarray, name: Any
@@ -371,7 +391,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         if self.scaler is None:
             of = np.zeros_like(of)  # batches are all one
         else:
-            by = int(getattr(self.scaler, "control", None) == self.positive_)
+            by = int(self.negative_ not in self._scaling_labels())
             n_scaling = np.bincount(of[kind == by], minlength=of.max() + 1)
             held_out = (kind != by) | (n_scaling[of] >= 3)
         counts = np.bincount(kind[held_out], minlength=2)
@@ -471,29 +491,3 @@ def _leave_one_out(X: np.ndarray, kind: np.ndarray) -> np.ndarray:
         weights = direction / (direction**2).sum(axis=1, keepdims=True)
         unit = float(np.linalg.norm(means[1] - means[0]))
         return _scores(X, origin, direction, weights, unit)
-
-
-def separation(negative: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """Z', SSMD, AUC and Cohen's d of scores of two kinds of controls.
-
-    NaN where a kind has fewer than two, which have no spread.
-    """
-    if min(len(negative), len(positive)) < 2:
-        return dict.fromkeys(("z_prime", "ssmd", "auc", "cohens_d"), np.nan)
-    difference = positive.mean() - negative.mean()
-    spread = [part.std(ddof=1) for part in (negative, positive)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        both = np.hypot(*spread)
-        z_prime = 1 - 3 * sum(spread) / difference if difference > 0 else -np.inf
-        ssmd = difference / both
-    # Negative ones below each positive one, ties by halves; in order, since all pairs
-    # of a screen's controls are too many.
-    ordered = np.sort(negative)
-    below = [np.searchsorted(ordered, positive, side) for side in ("left", "right")]
-    auc = np.mean(below) / len(negative)
-    return {
-        "z_prime": float(z_prime) if np.isfinite(difference) else np.nan,
-        "ssmd": float(ssmd),
-        "auc": float(auc) if np.isfinite(difference) else np.nan,
-        "cohens_d": float(ssmd * np.sqrt(2)),
-    }

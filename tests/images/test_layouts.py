@@ -230,3 +230,12 @@ def test_a_table_with_a_row_a_channel(make):
 def test_invalid_pattern(make, pattern):
     with pytest.raises(ValueError, match=r"Invalid .*tif"):
         ImageCollection.from_folder(make("a.tif"), pattern)
+
+
+def test_a_stray_file_is_named_itself(make):
+    names = [
+        f"{well}_w{channel}.tif" for well in ("A1", "A2", "A3") for channel in "12"
+    ]
+    root = make(*names, "A2_w2 (1).tif")
+    with pytest.raises(FileNotFoundError, match=r"Of 3 images, 1 .*A2_w2 \(1\).tif'"):
+        ImageCollection.from_folder(root, "{well}_w{channel}.tif")

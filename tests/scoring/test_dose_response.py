@@ -481,3 +481,20 @@ def test_score_leaves_out_missing_responses_as_fit_does():
     response[4] = np.nan
     assert curve.score(concentration, response) == pytest.approx(without)
     assert curve.score(concentration, response, np.ones(15)) == pytest.approx(without)
+
+
+def test_responses_in_another_order_are_refused():
+    X = pd.DataFrame({"dose": np.repeat([0.1, 1.0, 10.0, 100.0], 3)})
+    y = pd.Series(np.linspace(0, 1, 12))
+    curve = DoseResponseRegressor().fit(X, y)
+    for call in (curve.fit, curve.score):
+        with pytest.raises(ValueError, match="y has the rows of X in another order"):
+            call(X, y[::-1])
+
+
+def test_a_missing_response_may_be_of_any_kind():
+    dose = np.repeat([0.1, 1.0, 10.0, 100.0], 3)[:, None]
+    y = pd.Series([None, 0, 0, 0, 0.1, 0, 1, 0.9, 1, 1, 1, 1], dtype=object)
+    curve = DoseResponseRegressor().fit(dose, y.where(y.notna(), pd.NA))
+    assert curve.n_responses_ == 11
+    assert curve.log_ec50_ == DoseResponseRegressor().fit(dose, y).log_ec50_

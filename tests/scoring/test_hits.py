@@ -1,6 +1,7 @@
 """Thresholds from controls, and the calls that follow."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -175,3 +176,11 @@ def test_a_column_of_counts_goes_row_by_row():
     caller = HitCaller(negative="mock", positive="infected").fit(*controls())
     calls = caller.call([[0, 2], [6, 2], [0, 9]], n_rows=[[1], [2], [3]])
     assert calls.tolist() == ["hit", "inactive", "toxic"]
+
+
+def test_numbers_of_rows_in_another_order_are_refused():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(20, 2)))
+    caller = HitCaller().fit(X, np.repeat([0, 1], 10))
+    with pytest.raises(ValueError, match="n_rows has the rows of X in another order"):
+        caller.call(X, pd.Series(range(1, 21))[::-1])

@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gandl.profiles import ControlScaler
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
-from gandl.scoring._perturbation import separation
+from gandl.scoring._separation import separation
 
 
 @parametrize_with_checks(
@@ -403,3 +403,39 @@ def test_warnings_name_the_line_of_the_caller():
     with pytest.warns(UserWarning, match="do not separate") as caught:
         model.fit(X, y)
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("form", [np.array, pd.Series, list, tuple, set])
+def test_a_scaler_may_name_its_controls_in_any_form(form):
+    X, y, batch = small_plates()
+    scores = [
+        PerturbationScorer(
+            negative="mock",
+            positive="infected",
+            scaler=ControlScaler(control=control),
+            pooled=True,
+            poor_controls="ignore",
+        )
+        .fit(X, y, batch=batch)
+        .control_scores_
+        for control in ("infected", form(["infected"]))
+    ]
+    np.testing.assert_array_equal(*scores)
+
+
+def test_a_scaler_whose_controls_are_others_is_refused():
+    X, y, batch = small_plates()
+    y[:2] = "DMSO"
+    scorer = PerturbationScorer(
+        negative="mock", positive="infected", scaler=ControlScaler(control="DMSO")
+    )
+    with pytest.raises(ValueError, match="rows of y that are 'DMSO', and is given"):
+        scorer.fit(X, y, batch=batch)
+
+
+def small_plates():
+    """Two plates of eight negative controls and two positive ones."""
+    rng = np.random.default_rng(0)
+    y = np.tile(np.repeat(["mock", "infected"], [8, 2]), 2).astype(object)
+    X = rng.normal(size=(20, 3)) + 5 * (y == "infected")[:, None]
+    return X, y, np.repeat(["P1", "P2"], 10)
