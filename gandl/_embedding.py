@@ -90,7 +90,7 @@ def _cut(
     intensity_range: np.ndarray | None,
     size: int,
     n: int,
-    look: Callable[[np.ndarray], None] | None,
+    look: Callable[[np.ndarray], None] | None = None,
 ) -> abc.Generator[np.ndarray]:
     """Read ahead and cut to tiles: (k, tiles, C, size, size), k some of n images."""
 
