@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 import unicodedata
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +66,11 @@ def refuse_unused(options: argparse.Namespace, source: str, *names: str) -> None
     for name in names:
         if vars(options)[name] is not None:
             raise ValueError(f"--{name} has no effect on {source}: leave it out.")
+
+
+def tell(message: str) -> None:
+    """Say something that is no result."""
+    print(message, file=sys.stderr)
 
 
 class _Command(argparse.ArgumentParser):

@@ -20,10 +20,12 @@ from gandl.images._intensity import (
     HIGH,
     LOW,
     MAX_IMAGES,
+    check_finite,
     pixels_of_rows,
     range_of_pixels,
     spaced,
 )
+from gandl.images._sources import ArraySource
 
 # Arrays with channels last are told by these: no image is so narrow.
 _MANY_CHANNELS, _FEW_PIXELS = 16, 8
@@ -52,11 +54,19 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
         estimator.image_shape_in_ = tuple(int(k) for k in images.shape[1:])
         estimator.n_channels_in_ = estimator.image_shape_in_[0]
         estimator.channels_in_ = images.channels
+        _refuse_nan(images)
     else:
         _check_channels(estimator, images)
         if hasattr(estimator, "config_"):
             _check_size(estimator, images)
     return images
+
+
+def _refuse_nan(images: ImageCollection) -> None:
+    """Tell now what training would come upon in hours; files are read but then."""
+    if isinstance(images._source, ArraySource) and images.dtype.kind == "f":
+        for row in range(len(images)):
+            check_finite(images[row], row)
 
 
 def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:

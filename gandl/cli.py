@@ -17,22 +17,19 @@ import numpy as np
 import pandas as pd
 
 import gandl  # whose classes, and with them torch, are loaded where they are used
-from gandl._cli_arguments import complete, make_parser
+from gandl._cli_arguments import complete, make_parser, tell
 from gandl._cli_images import (
-    PRIOR_DF,
-    check_wells,
     collect,
     names_as_text,
     refuse_mistaken,
     selected,
-    tell,
-    well_kinds_of,
     with_own_plates,
     with_plate_map,
     with_plate_range,
     with_plates,
 )
 from gandl._cli_record import beside, inputs, make_record, write_record
+from gandl._cli_wells import PRIOR_DF, check_wells, well_kinds_of
 from gandl._files import is_writer, whole_file
 from gandl._tables import composed, with_usual_names
 from gandl.images import ImageCollection

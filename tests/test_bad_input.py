@@ -17,6 +17,8 @@ import tifffile
 import gandl._presets
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl.cli import main
+from gandl.gan import Trainer
+from gandl.images._intensity import MAX_IMAGES, spaced
 
 GREY = np.arange(1024, dtype="uint16").reshape(32, 32)
 
@@ -195,6 +197,16 @@ ARRAYS = {
     "None": (None, "array=None"),
     "a number": (np.array(5.0), "got scalar array"),
 }
+
+
+def test_nan_is_told_before_the_first_step(monkeypatch):
+    X = np.zeros((600, 1, 32, 32), "float32")
+    looked_at = spaced(np.arange(len(X)), MAX_IMAGES)
+    row = int(np.setdiff1d(np.arange(len(X)), looked_at)[-1])
+    X[row, 0, 3, 3] = np.nan
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(ValueError, match=f"NaN: image {row}, channel 0"):
+        tiny().fit(X)
 
 
 def tiny(**changes):

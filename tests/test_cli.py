@@ -21,7 +21,8 @@ import zarr
 import gandl._presets
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl._cli_arguments import make_parser
-from gandl._cli_images import _check_unit, check_sites, collect, with_plate_range
+from gandl._cli_images import collect, with_plate_range
+from gandl._cli_wells import _check_unit, check_sites
 from gandl.cli import main
 from gandl.datasets import make_screen
 from gandl.gan import Trainer
@@ -71,11 +72,10 @@ def model(folder, tmp_path):
     return out
 
 
-@pytest.mark.parametrize("kind", ["one.ome.tif", "one.zarr"])
-def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
-    pixels = np.random.default_rng(0).integers(0, 4096, (2, 3, 64, 64), dtype="uint16")
-    if kind == "one.zarr":
-        group = zarr.create_group(tmp_path / kind)
+def save_ome(path, pixels):
+    """Write an image of DNA and actin (C, Z, H, W)."""
+    if path.suffix == ".zarr":
+        group = zarr.create_group(path)
         group.create_array("0", data=pixels)
         axes = [{"name": name} for name in "czyx"]
         levels = {"axes": axes, "datasets": [{"path": "0"}]}
@@ -84,7 +84,26 @@ def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
         group.attrs["ome"] = ome
     else:
         channels = {"axes": "CZYX", "Channel": {"Name": ["DNA", "actin"]}}
-        tifffile.imwrite(tmp_path / kind, pixels, metadata=channels)
+        tifffile.imwrite(path, pixels, metadata=channels)
+
+
+@pytest.mark.parametrize("kind", ["zarr", "ome.tif"])
+def test_a_folder_of_ome_files(kind, model, tmp_path):
+    folder = tmp_path / "plates"
+    folder.mkdir()
+    for name in ("B", "A"):
+        save_ome(folder / f"{name}.{kind}", np.full((2, 1, 64, 64), 7, "uint16"))
+    out = tmp_path / "images.csv"
+    assert run("embed", model, folder, "--channels", "DNA", "actin", "--out", out) == 0
+    found = read_profiles(out)
+    column = "Metadata_store" if kind == "zarr" else "Metadata_file"
+    assert found[column].tolist() == [f"A.{kind}", f"B.{kind}"]
+
+
+@pytest.mark.parametrize("kind", ["one.ome.tif", "one.zarr"])
+def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 4096, (2, 3, 64, 64), dtype="uint16")
+    save_ome(tmp_path / kind, pixels)
     asked = ["embed", model, tmp_path / kind, "--out", tmp_path / "images.csv"]
     assert run(*asked) == 1
     assert "holds 3 planes in z" in capsys.readouterr().err

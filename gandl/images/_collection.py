@@ -242,7 +242,8 @@ class ImageCollection(OmeView, ScreenView):
         channels : sequence of str or mapping of str to str, default=None
             With a ``{channel}`` field, the values of it to use, in this order, or a
             mapping from its values to the names of the channels; by default all.
-            Without, the names of the channels in each file.
+            Without, the names of the channels in each file. Those that an OME-TIFF
+            file gives them are theirs by default, and each is taken by its name.
         z, t : int, str, "max" or "mean", default=None
             With a field ``{z}`` or ``{t}``, which of several planes or time points to
             take, by its number or its text in the file names, or a projection. Without,
@@ -306,10 +307,10 @@ class ImageCollection(OmeView, ScreenView):
         skipped = None
         if is_lenient(on_error):
             files, skipped = split_unreadable(files, byte_limit)
-        source: Source = FileSource.from_paths(
-            files.paths, byte_limit, files.inside, files.among
+        source = FileSource.from_paths(
+            files.paths, byte_limit, files.inside, files.among, files.channels
         )
-        n, names = source.shape[1], files.channels or ()
+        n, names = source.shape[1], files.channels or source.told
         if len(names) == 1 < n:
             raise ValueError(
                 f"{files.paths.flat[0]!r} holds {n} channels, where one was named, "
@@ -319,11 +320,10 @@ class ImageCollection(OmeView, ScreenView):
         # One that asked for planes or time points would have them.
         if not names and files.paths.shape[1] == 1 < n:
             _tell_unnamed_pages(files.paths.flat[0])
+        lit: Source = source
         if files.functions is not None:
-            source = with_functions(source, files.functions)
-        return cls._from_source(
-            source, files.channels, files.metadata, byte_limit, skipped
-        )
+            lit = with_functions(source, files.functions)
+        return cls._from_source(lit, names or None, files.metadata, byte_limit, skipped)
 
     @classmethod
     def _from_source(

@@ -17,7 +17,7 @@ import pandas as pd
 
 from gandl._tables import USUAL, composed, usual_name
 from gandl._warnings import warn
-from gandl.images._microscopes import files_below, list_microscope
+from gandl.images._microscopes import GUID, files_below, list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
 _FIELD = re.compile(r"[A-Za-z_]\w*")
@@ -230,6 +230,13 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
     found = list(_walk(root, "", levels, left_out))
     if not found:
         raise ValueError(_no_match(root, pattern))
+    for field, value in found[0].items():
+        if re.fullmatch(f".+{GUID}", value):
+            raise ValueError(
+                f"{{{field}}} in the pattern {pattern!r} takes in the GUID that "
+                f"MetaXpress ends names in, as in {value!r}, which differs in every "
+                'file. Its files have a pattern of their own: pass "imagexpress".'
+            )
     _tell_left_out(root, pattern, left_out)
     return found
 

@@ -14,7 +14,7 @@ from gandl._warnings import warn
 from gandl._wells import well_name
 
 _WELL = r"(?P<well>[A-Za-z]{1,2}\d{2})"
-_GUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+GUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _SUFFIX = r"\.(?:tiff?|TIFF?|png|PNG)"
 _IMAGE = re.compile(r"\.(?:tiff?|png)$", re.IGNORECASE)
 _HIDDEN = re.compile(r"[.@#$]|__")  # folders of systems, not of plates
@@ -64,8 +64,8 @@ MICROSCOPES = (
         + _EXPERIMENT
         + r"(?!s\d)"  # a site
         + _WELL
-        + f"(?=_[sw]\\d|{_GUID})"
-        + f"(?:_s(?P<site>\\d+))?(?:_w(?P<channel>\\d+))?(?:{_GUID})?",
+        + f"(?=_[sw]\\d|{GUID})"
+        + f"(?:_s(?P<site>\\d+))?(?:_w(?P<channel>\\d+))?(?:{GUID})?",
     ),
     # Yokogawa's CV6000 to CV8000: T, F, L, A, Z, C are time, field, line of time,
     # action, plane and channel.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -14,6 +15,8 @@ from gandl.images._tiff_checks import (
     check_directories,
     check_extent,
     check_held,
+    other_files,
+    parse_xml,
 )
 
 # A header or a view that asks for more memory than this is refused.
@@ -218,6 +221,30 @@ def n_unnamed_pages(path: str) -> int:
     with tifffile.TiffFile(path) as tif:
         axes = zip(tif.series[0].axes, tif.series[0].shape, strict=True)
         return max((n for axis, n in axes if axis in "QI"), default=1)
+
+
+def told_channels(path: str, n: int) -> tuple[str, ...]:
+    """The names that an OME-TIFF file gives the n channels of its image.
+
+    None, unless there are several, each with a name of its own.
+    """
+    if n == 1 or not path.lower().endswith((".tif", ".tiff")):
+        return ()
+    with tifffile.TiffFile(path) as tif:
+        xml = tif.ome_metadata
+    if xml is None:
+        return ()
+    try:
+        root = parse_xml(xml)
+    except ElementTree.ParseError:
+        return ()  # tifffile leaves it aside
+    described = list(root.iterfind("{*}Image"))
+    if len(described) != 1 or any(other_files(path, root)):
+        return ()  # of other files as well
+    names = [one.get("Name") for one in described[0].iterfind("{*}Pixels/{*}Channel")]
+    if not all(names) or len({*names}) < len(names) or len(names) != n:
+        return ()
+    return tuple(name for name in names if name)
 
 
 # Pages without a name are planes where planes are asked for and none have the name.

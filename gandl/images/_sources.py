@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gandl.images._planes import Planes, project
-from gandl.images._readers import REMEDY, named, read_planes
+from gandl.images._readers import REMEDY, named, read_planes, told_channels
 from gandl.images._state import Packed
 
 Reader = Callable[[int], np.ndarray]
@@ -154,6 +154,7 @@ class FileSource(Packed):
     byte_limit: int
     inside: Planes  # of the planes in a file
     among: Planes  # of the files of an image
+    told: tuple[str, ...]  # channels as OME-TIFF files call them, as they are taken
 
     # Opens the first file; of all others takes note of size and time. Paths are
     # (n, K), or (n, K, T, Z) where an image's time points or planes are files.
@@ -164,6 +165,7 @@ class FileSource(Packed):
         byte_limit: int,
         inside: Planes = AS_IS,
         among: Planes = AS_IS,
+        channels: tuple[str, ...] | None = None,
     ) -> FileSource:
         paths = paths.reshape(*paths.shape[:2], *(paths.shape[2:] or (1, 1)))
         flat = paths.ravel().tolist()
@@ -172,6 +174,7 @@ class FileSource(Packed):
         names = np.array([path[len(folder) :] for path in flat], dtype=object)
         first = read_planes(flat[0], inside, byte_limit)
         n_channels = paths.shape[1] if paths.shape[1] > 1 else first.shape[0]
+        told = told_channels(flat[0], len(first)) if paths.shape[1] == 1 else ()
         if paths.shape[1] > 1 and first.shape[0] != 1:
             raise ValueError(
                 f"{flat[0]!r} holds {first.shape[0]} channels, where one file a "
@@ -188,6 +191,7 @@ class FileSource(Packed):
             byte_limit,
             inside,
             among,
+            _in_order(flat[0], told, channels),
         )
 
     @property
@@ -241,7 +245,32 @@ class FileSource(Packed):
                 f"size differs; if it is the first that is odd, leave that one out. "
                 f"{REMEDY}"
             )
-        return image
+        own = told_channels(path, len(image)) if self.told else ()
+        if own == self.told:
+            return image
+        if sorted(own) != sorted(self.told):
+            raise ValueError(
+                f"{path!r} holds channels that it calls {list(own)}, where the "
+                f"collection's first file has {list(self.told)}. {REMEDY}"
+            )
+        return image[[own.index(name) for name in self.told]]
+
+
+# Channels are taken by the names that the files give them, which the user's names
+# either are, in any order, or stand for, in that of the first file.
+def _in_order(
+    path: str, told: tuple[str, ...], asked: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    if not told or not asked or set(told).isdisjoint(asked) or len(told) != len(asked):
+        return told
+    moved = [a for a, b in zip(asked, told, strict=True) if a != b and a in told]
+    if moved and set(asked) != set(told):
+        raise ValueError(
+            f"{path!r} calls its channels {list(told)}, in this order, where "
+            f"`channels` are {list(asked)}: {moved[0]!r} is another. Name all as the "
+            "file does, in any order, or all by other names, in the file's order."
+        )
+    return told if set(asked) != set(told) else tuple(asked)
 
 
 def common_folder(paths: list[str]) -> str:

@@ -13,9 +13,9 @@ from joblib import Parallel, delayed
 
 from gandl.images._layouts import FileTable
 from gandl.images._planes import Planes
-from gandl.images._readers import INSTALL, read_planes
+from gandl.images._readers import INSTALL, read_planes, told_channels
 
-Kind = tuple[tuple[int, ...], str]
+Kind = tuple[tuple[int, ...], str, tuple[str, ...]]  # and the names of channels
 
 
 class Seen(NamedTuple):
@@ -84,7 +84,7 @@ def examine(path: str, read: Callable[[], np.ndarray]) -> Seen:
         return Seen(None, path, str(error))
     if not np.isfinite(image).all():
         return Seen(None, path, "It holds NaN or infinity.")
-    return Seen((image.shape, str(image.dtype)), path, "")
+    return Seen((image.shape, str(image.dtype), ()), path, "")
 
 
 def _examine(paths: np.ndarray, inside: Planes, byte_limit: int) -> Seen:
@@ -99,9 +99,16 @@ def _examine(paths: np.ndarray, inside: Planes, byte_limit: int) -> Seen:
             return Seen(None, path, f"{reason}{_text(first.kind)}.")
         first = first or seen
     assert first is not None
-    return first
+    assert first.kind is not None
+    shape, dtype, _ = first.kind
+    if len(paths) > 1:
+        return first
+    # In any order: a file's own is put right when it is read.
+    names = tuple(sorted(told_channels(first.path, shape[0])))
+    return first._replace(kind=(shape, dtype, names))
 
 
 def _text(kind: Kind | None) -> str:
-    shape, dtype = kind or ((), "")
-    return f"{' x '.join(map(str, shape))} {dtype}"
+    shape, dtype, names = kind or ((), "", ())
+    text = f"{' x '.join(map(str, shape))} {dtype}"
+    return f"{text} ({', '.join(names)})" if names else text

@@ -234,6 +234,31 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         temperature = 1.0 if np.isnan(self.temperature_) else self.temperature_
         return softmax(scores / temperature, axis=1)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Score the mean accuracy of `predict`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or images
+            Embeddings or images as in `fit`.
+        y : array-like of shape (n,)
+            The class of each.
+        sample_weight : array-like of shape (n,), default=None
+            The weight of each.
+
+        Returns
+        -------
+        float
+            The part of the weight whose class is predicted.
+
+        Raises
+        ------
+        ValueError
+            If y has, by its index, the rows of X in another order.
+        """
+        check_order(X, y=y)
+        return super().score(X, y, sample_weight)
+
     def _labelled(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, Any]:
         featurizer = check_featurizer(self)
         check_order(X, y=y)

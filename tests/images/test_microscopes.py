@@ -335,3 +335,15 @@ def test_plates_of_which_no_file_fits_are_told(make):
     with pytest.warns(UserWarning, match=r"1 folders beside .*P3/TimePoint_1/E_A01\."):
         X = ImageCollection.from_folder(make(*whole, *others))
     assert X.metadata["plate"].tolist() == ["P1", "P2"]
+
+
+def test_a_guid_in_a_field_is_named(make):
+    root = make(*(f"P1/x_A01_w{c}{GUIDS[c - 1]}.tif" for c in (1, 2)))
+    with pytest.raises(
+        ValueError, match=r"{channel} in the pattern.* takes in the GUID"
+    ):
+        ImageCollection.from_folder(root, "{plate}/x_{well}_w{channel}.tif")
+    assert ImageCollection.from_folder(root, "imagexpress").shape[:2] == (1, 2)
+    make(f"Q/{GUIDS[0]}.tif")  # as a name of its own it is one
+    X = ImageCollection.from_folder(root / "Q", "{image}.tif")
+    assert X.metadata["image"].tolist() == [GUIDS[0]]

@@ -492,3 +492,60 @@ def test_a_plate_with_a_file_for_each_well(tmp_path, three):
     assert X.metadata["plate"].unique().tolist() == ["1053597806"]
     X = ImageCollection.from_ome_tiff(tmp_path)
     assert X.metadata["plate"].tolist() == ["day1"] * 4 + ["day2"] * 4
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Two wells, the channels of the second in another order: DNA is 1, actin 2."""
+
+    def write(name, channels):
+        values = {"DNA": 1, "actin": 2, "ER": 3}
+        pixels = [np.full((4, 5), values[channel], "uint16") for channel in channels]
+        told = {"axes": "CYX", "Channel": {"Name": channels}}
+        tifffile.imwrite(tmp_path / name, np.stack(pixels), metadata=told)
+
+    write("A01.ome.tif", ["DNA", "actin"])
+    write("A02.ome.tif", ["actin", "DNA"])
+    return write
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "values"),
+    [
+        (None, ("DNA", "actin"), [1, 2]),
+        (["actin", "DNA"], ("actin", "DNA"), [2, 1]),
+        (["nuclei", "fibres"], ("nuclei", "fibres"), [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("how", ["folder", "table", "skip"])
+def test_by_file_names_too_channels_go_by_their_own_names(
+    asked, expected, values, how, named, tmp_path
+):
+    on_error = "skip" if how == "skip" else "raise"
+    if how == "table":
+        table = pd.DataFrame({"path": ["A01.ome.tif", "A02.ome.tif"]})
+        X = ImageCollection.from_table(table, root=tmp_path, channels=asked)
+    else:
+        X = ImageCollection.from_folder(
+            tmp_path, "{well}.ome.tif", channels=asked, on_error=on_error
+        )
+    assert X.channels == expected
+    assert np.asarray(X)[:, :, 0, 0].tolist() == [values, values]
+    assert np.asarray(pickle.loads(pickle.dumps(X[1:])))[0, :, 0, 0].tolist() == values
+
+
+def test_names_that_contradict_those_of_the_files_are_refused(named, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'DNA' is another\. Name all as the file does"
+    ):
+        ImageCollection.from_folder(
+            tmp_path, "{well}.ome.tif", channels=["actin2", "DNA"]
+        )
+    named("A03.ome.tif", ["ER", "DNA"])
+    X = ImageCollection.from_folder(tmp_path, "{well}.ome.tif")
+    with pytest.raises(ValueError, match=r"A03.*calls \['ER', 'DNA'\], where the"):
+        np.asarray(X)
+    X = ImageCollection.from_folder(tmp_path, "{well}.ome.tif", on_error="skip")
+    assert len(X) == 2
+    assert X.skipped["well"].tolist() == ["A03"]
+    assert "(DNA, ER), where others hold" in X.skipped["reason"][0]

@@ -193,6 +193,15 @@ def test_a_missing_class_is_named():
             ZeroShotClassifier().fit(np.eye(2), y)
 
 
+def test_labels_in_another_order_are_refused():
+    X, y = cells([5, 5])
+    X, y = pd.DataFrame(X), pd.Series(y)
+    model = ZeroShotClassifier().fit(X, y)
+    with pytest.raises(ValueError, match=r"y has the rows of X in another order"):
+        model.score(X, y[::-1])
+    assert model.score(X, y) == (model.predict(X) == y).mean()
+
+
 def test_classes_that_cannot_be_added():
     X, y = cells([4] * 4)
     model = ZeroShotClassifier().fit(X[:8], y[:8])
