@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -36,41 +37,47 @@ def with_detail(images: Tensor) -> Tensor:
     (N, C, H, W) becomes (N, 3 * C, H, W); each band is an image less what remains of it
     after halving its size (Burt and Adelson 1983).
     """
-    seen, finer = [images], images
+    seen, finer, coarse = [images], images, images
     for level, gain in enumerate(BAND_GAINS, start=1):
-        coarser = _smoothed(images, level)
+        coarse = _resized(coarse, downsample_edge, 1)
+        coarser = _resized(coarse, upsample_edge, level)
         seen.append(gain * (finer - coarser))
         finer = coarser
     return torch.cat(seen, dim=1)
 
 
-def _smoothed(images: Tensor, n_halvings: int) -> Tensor:
-    """Halve the size so often, and double it back.
+def _resized(
+    images: Tensor, resample: Callable[[Tensor], Tensor], n_times: int
+) -> Tensor:
+    """Halve or double the size so often.
 
     As products with a matrix for either side: of so few channels the filters would take
     longer than the next layer. One product an image, since in a larger one the bits of
     an image depend on its place.
     """
     left, right = (
-        _smoothing(n, n_halvings, images.device, images.dtype).expand(
+        _resampling(resample, n_times, n, images.device, images.dtype).expand(
             images.shape[:2].numel(), -1, -1
         )
         for n in images.shape[2:]
     )
-    smoothed = torch.bmm(torch.bmm(left, images.flatten(0, 1)), right.mT)
-    return smoothed.view(images.shape)
+    resized = torch.bmm(torch.bmm(left, images.flatten(0, 1)), right.mT)
+    return resized.view(*images.shape[:2], *resized.shape[1:])
 
 
 @lru_cache
-def _smoothing(
-    n: int, n_halvings: int, device: torch.device, dtype: torch.dtype
+def _resampling(
+    resample: Callable[[Tensor], Tensor],
+    n_times: int,
+    n: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tensor:
     # Kept for training too, which cannot use what was made in inference mode.
     with torch.inference_mode(False), torch.no_grad():
-        steps = torch.eye(n)[:, None, :, None].expand(-1, -1, -1, 2**n_halvings)
-        for resample in (downsample_edge, upsample_edge):
-            for _ in range(n_halvings):
-                steps = resample(steps)
+        steps = torch.eye(n)[:, None, :, None].expand(-1, -1, -1, 2)
+        for _ in range(n_times):
+            steps = resample(steps)
         return steps[:, 0, :, 0].T.contiguous().to(device, dtype)
 
 

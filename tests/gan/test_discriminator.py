@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from gandl.gan import Discriminator
 from gandl.gan._discriminator import with_detail
 from gandl.gan._layers import minibatch_stddev
+from gandl.gan._operators import downsample_edge, upsample_edge
 
 
 def seeded(seed=0):
@@ -39,6 +40,15 @@ def test_trunk_is_channels_last_for_one_channel_too():
     network = make(n_channels=1, size=64)
     for x in network.trunk(torch.zeros(2, 1, 64, 64)):
         assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_detail_is_the_difference_of_a_pyramid_s_levels():
+    images = torch.rand(2, 3, 32, 16)
+    halved = downsample_edge(images)
+    quartered = downsample_edge(halved)
+    fine, coarse = upsample_edge(halved), upsample_edge(upsample_edge(quartered))
+    expected = torch.cat([images, 8 * (images - fine), 4 * (fine - coarse)], dim=1)
+    np.testing.assert_allclose(with_detail(images), expected, atol=1e-5)
 
 
 def test_detail_is_what_halving_the_size_loses():
