@@ -201,8 +201,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "images",
         type=Path,
-        help="folder of images, OME-Zarr plate, OME-TIFF file, load_data.csv, or a "
-        "table with a column of paths",
+        help="folder of images (of OME-TIFFs or OME-Zarr stores alone too), OME-TIFF "
+        "file, OME-Zarr store, load_data.csv, or a table with a column of paths",
     )
     group.add_argument(
         "--pattern",
@@ -220,7 +220,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--channels",
         nargs="+",
-        help="channels to use, in order (all); of a folder or load_data.csv also "
+        help="channels to use, in order (all); but for a table of paths also "
         "renamed: 1=DNA 2=actin",
     )
     for axis, what in (("z", "plane of stacks"), ("t", "time point")):

@@ -22,7 +22,8 @@ from gandl._tables import (
     with_usual_names,
 )
 from gandl.images import ImageCollection
-from gandl.images._microscopes import files_below
+from gandl.images._microscopes import images_below
+from gandl.images._ome_tiff import ENDS
 
 # Of objects and images, as CellProfiler counts them: no measurements.
 _NUMBERS = ("ImageNumber", "ObjectNumber", "TableNumber", "Number_Object_Number")
@@ -33,10 +34,13 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
     source = options.images
     if not source.exists():
         raise FileNotFoundError(f"There is no {str(source)!r}.")
-    if stores := _zarr_stores(source, options):
+    names, stores = [source.name], list[str]()
+    if source.is_dir():
+        names, stores = ([], []) if options.pattern else images_below(str(source))
+    if stores and not names:
         images = _from_ome(ImageCollection.from_ome_zarr, stores, options)
-    elif _is_ome_tiff(source, options):
-        images = _from_ome(ImageCollection.from_ome_tiff, [source], options)
+    elif names and not stores and all(n.lower().endswith(ENDS) for n in names):
+        images = _from_ome(ImageCollection.from_ome_tiff, [str(source)], options)
     elif source.is_dir():
         refuse_unused(options, "a folder", "path", "root")
         images = ImageCollection.from_folder(
@@ -87,33 +91,17 @@ def selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
     return rows
 
 
-def _zarr_stores(source: Path, options: argparse.Namespace) -> list[Path]:
-    """The folder if it is an OME-Zarr store, or those in it, unless for a pattern."""
-    inner = sorted(source.iterdir()) if source.is_dir() and not options.pattern else []
-    own, below = (
-        [f for f in folders if (f / ".zattrs").exists() or (f / "zarr.json").exists()]
-        for folders in ([source], inner)
-    )
-    return own or below
-
-
-def _is_ome_tiff(source: Path, options: argparse.Namespace) -> bool:
-    """Whether it is an OME-TIFF file, or a folder with some, unless for a pattern."""
-    names = [source.name]
-    if source.is_dir():
-        names = [] if options.pattern else list(files_below(str(source)))
-    return any(name.lower().endswith((".ome.tif", ".ome.tiff")) for name in names)
-
-
 def _from_ome(
-    read: Callable[..., ImageCollection], paths: list[Path], options: argparse.Namespace
+    read: Callable[..., ImageCollection], paths: list[str], options: argparse.Namespace
 ) -> ImageCollection:
     refuse_unused(options, "OME files", "pattern", "path", "root")
-    images = read(paths, z=options.z, t=options.t, on_error=options.on_error)
-    names = _channel_names(options)
-    if isinstance(names, dict):
-        raise ValueError("--channels does not rename those of OME files.")
-    return images.with_channels(names) if names else images
+    return read(
+        paths,
+        channels=_channel_names(options),
+        z=options.z,
+        t=options.t,
+        on_error=options.on_error,
+    )
 
 
 def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:

@@ -64,7 +64,8 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
 
 def _refuse_nan(images: ImageCollection) -> None:
     """Tell now what training would come upon in hours; files are read but then."""
-    if isinstance(images._source, ArraySource) and images.dtype.kind == "f":
+    is_array = isinstance(images._source, ArraySource) and images._offsets is None
+    if is_array and images.dtype.kind == "f":  # tiles may leave such pixels out
         for row in range(len(images)):
             check_finite(images[row], row)
 

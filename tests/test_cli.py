@@ -100,6 +100,17 @@ def test_a_folder_of_ome_files(kind, model, tmp_path):
     assert found[column].tolist() == [f"A.{kind}", f"B.{kind}"]
 
 
+@pytest.mark.parametrize("stray", ["overview/all.ome.tif", "masks/A01.zarr"])
+def test_ome_files_beside_plates_are_not_the_screen(stray, folder, model, tmp_path):
+    copy = tmp_path / "plates"
+    shutil.copytree(folder / "images", copy / "images")
+    (copy / stray).parent.mkdir()
+    save_ome(copy / stray, np.full((2, 1, 64, 64), 7, "uint16"))
+    options = make_parser().parse_args(["embed", str(model), str(copy), "--out", "x"])
+    plates = ImageCollection.from_folder(folder, PATTERN)
+    assert collect(options)[0].shape == plates.shape
+
+
 @pytest.mark.parametrize("kind", ["one.ome.tif", "one.zarr"])
 def test_ome_files_and_stacks(kind, model, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 4096, (2, 3, 64, 64), dtype="uint16")

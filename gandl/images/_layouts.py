@@ -20,6 +20,7 @@ from gandl._warnings import warn
 from gandl.images._microscopes import GUID, files_below, list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
 
+_IN_METAXPRESS = ("well", "site", "channel")  # which a GUID may follow
 _FIELD = re.compile(r"[A-Za-z_]\w*")
 _N_EXAMPLES = 3
 _N_LOOKED_AT = 10_000
@@ -230,7 +231,8 @@ def _matching_files(root: str, pattern: str) -> list[dict[str, str]]:
     found = list(_walk(root, "", levels, left_out))
     if not found:
         raise ValueError(_no_match(root, pattern))
-    for field, value in found[0].items():
+    for field in filter(found[0].get, _IN_METAXPRESS):
+        value = found[0][field]
         if re.fullmatch(f".+{GUID}", value):
             raise ValueError(
                 f"{{{field}}} in the pattern {pattern!r} takes in the GUID that "

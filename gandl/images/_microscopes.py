@@ -199,7 +199,18 @@ def _called(name: str) -> Microscope:
 
 
 def files_below(root: str) -> Iterator[str]:
-    """Paths below a folder, "/" between folders; links are followed, but not round."""
+    """Paths below a folder, "/" between folders."""
+    for folder, _, names in folders_below(root):
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        start = "" if below == "." else below + "/"
+        yield from (start + name for name in names)
+
+
+def folders_below(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Folders, those in them, and files; links are followed, but not round.
+
+    What is taken out of the second is left out.
+    """
     seen = {os.path.realpath(root)}
     for folder, inner, names in os.walk(root, followlinks=True):
         targets = [os.path.realpath(os.path.join(folder, name)) for name in inner]
@@ -209,9 +220,21 @@ def files_below(root: str) -> Iterator[str]:
             if target not in seen
         )
         seen.update(targets)
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        start = "" if below == "." else below + "/"
-        yield from (start + name for name in sorted(names))
+        yield folder, inner, sorted(names)
+
+
+def images_below(root: str) -> tuple[list[str], list[str]]:
+    """Names of image files below a folder, and Zarr stores; hidden ones left out."""
+    images: list[str] = []
+    stores: list[str] = []
+    for folder, inner, names in folders_below(root):
+        if ".zattrs" in names or "zarr.json" in names:
+            stores.append(folder)
+            inner.clear()
+            continue
+        inner[:] = [name for name in inner if not _HIDDEN.match(name)]
+        images += [n for n in names if _IMAGE.search(n) and not n.startswith(".")]
+    return images, stores
 
 
 def _above(root: str) -> str:

@@ -106,7 +106,7 @@ def _seen(
         reason = f"It has channels {image.channels}, where others have {usual}."
         return Seen(None, image.path, reason)
     every = list(range(len(image.channels)))
-    return examine(image.path, lambda: make([image]).reader(every)(0))
+    return examine(image.path, lambda: (make([image]).reader(every)(0), ()))
 
 
 def _check_like(image: Any, first: Any) -> None:
@@ -170,7 +170,7 @@ class OmeView(ImageView):
         -------
         ImageCollection
             A collection in the order of the files' names and their series. Its
-            metadata has "file", "series" (from 0), "name", "plate", "well" and
+            metadata has "file", "series" (from 0), "image_name", "plate", "well" and
             "site" (the place in the well, from "1") where the OME-XML has them, and
             "pixel_size", the width of a pixel in µm. Plates of one name that hold the
             same site are several, called by their files' paths.

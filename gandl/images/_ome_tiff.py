@@ -22,7 +22,14 @@ from gandl.images._tiff_checks import (
     parse_xml,
 )
 
-_ENDS = (".ome.tif", ".ome.tiff", ".ome.tf2", ".ome.tf8", ".ome.btf", ".companion.ome")
+ENDS = (
+    ".ome.tif",
+    ".ome.tiff",
+    ".ome.tf2",
+    ".ome.tf8",
+    ".ome.btf",
+    ".companion.ome",
+)
 _XML_ENDS = (".companion.ome", ".ome.xml", ".ome")
 _MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4}
 _MICROMETRES |= {"m": 1e6, "Å": 1e-4, "pm": 1e-6, "in": 25_400.0}
@@ -92,7 +99,7 @@ def _listed(paths: Any) -> list[str]:
         path = os.path.abspath(os.fsdecode(given))
         if os.path.isdir(path):
             inner = glob.glob("**", root_dir=path, recursive=True)
-            fitting = [name for name in inner if name.lower().endswith(_ENDS)]
+            fitting = [name for name in inner if name.lower().endswith(ENDS)]
             found = [os.path.join(path, name) for name in fitting]
         elif glob.has_magic(path) and not os.path.exists(path):
             found = glob.glob(path, recursive=True)
@@ -100,7 +107,7 @@ def _listed(paths: Any) -> list[str]:
             found = [path]
         if not found:
             raise ValueError(
-                f"No OME-TIFF file in {path!r}: their names end in {', '.join(_ENDS)}. "
+                f"No OME-TIFF file in {path!r}: their names end in {', '.join(ENDS)}. "
                 "Name the files themselves if theirs do not."
             )
         listed += sorted(found, key=natural_key)
@@ -186,7 +193,7 @@ def _series(
         )
     wells = _wells(root)
     for k, (image, series) in enumerate(zip(described, tif.series, strict=True)):
-        row = {"file": name, "series": k, "name": image.get("Name", "")}
+        row = {"file": name, "series": k, "image_name": image.get("Name", "")}
         row |= wells.get(image.get("ID", ""), {})
         row["pixel_size"] = _pixel_size(image)
         try:

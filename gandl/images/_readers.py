@@ -9,14 +9,13 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from gandl.images._channel_order import Names
 from gandl.images._planes import PlaneError, Planes, project
 from gandl.images._tiff_checks import (
     check_announced,
     check_directories,
     check_extent,
     check_held,
-    other_files,
-    parse_xml,
 )
 
 # A header or a view that asks for more memory than this is refused.
@@ -80,15 +79,17 @@ def read_image(
     >>> image.shape, image.dtype
     ((1, 8, 10), dtype('uint16'))
     """
-    return read_planes(path, None, byte_limit)
+    return read_planes(path, None, byte_limit)[0]
 
 
 def read_planes(
     path: str | os.PathLike[str], planes: Planes | None, byte_limit: int
-) -> np.ndarray:
+) -> tuple[np.ndarray, Names]:
     """Read an image file (C, H, W), and of its stacks the planes asked for.
 
-    None takes the one axis of a stack, whatever it is, for channels.
+    None takes the one axis of a stack, whatever it is, for channels. Returned beside
+    the image are the names that an OME-TIFF file gives several channels; empty, if not
+    all have one of their own.
     """
     path = os.fsdecode(path)
     try:
@@ -105,15 +106,17 @@ def read_planes(
         if head[:8] == _PNG_MAGIC:
             _check_chunks(path)
         if is_tiff:
-            return _as_channels_first(_read_tiff(path, byte_limit, planes))
+            array, axes, names = _read_tiff(path, byte_limit, planes)
+            image = _as_channels_first(array, axes)
+            return image, names if len(names) == len(image) > 1 else ()
         if planes is not None:
             planes.indices("z", 1)
             planes.indices("t", 1)
         if head[:8] == _PNG_MAGIC and head[24:25] == b"\x10" and head[25:26] != b"\0":
-            image = _read_deep_png(path, head, byte_limit)
+            array, axes = _read_deep_png(path, head, byte_limit)
         else:
-            image = _read_pillow(path, byte_limit)
-        return _as_channels_first(image)
+            array, axes = _read_pillow(path, byte_limit)
+        return _as_channels_first(array, axes), ()
     except ImportError:
         raise
     except PlaneError as exc:
@@ -150,14 +153,13 @@ def check_promise(n_bytes: int, byte_limit: int) -> None:
         )
 
 
-# Axes are returned by name, one letter each, beside the pixels.
+# Axes are returned by name, one letter each, beside the pixels, and names of channels.
 def _read_tiff(
     path: str, byte_limit: int, planes: Planes | None, is_ome: bool | None = None
-) -> tuple[np.ndarray, str]:
+) -> tuple[np.ndarray, str, Names]:
     check_directories(path)
     with tifffile.TiffFile(path, is_ome=is_ome) as tif:
-        if tif.is_ome:
-            check_announced(tif)
+        names = _channel_names(check_announced(tif)) if tif.is_ome else ()
         n_pages = sum(len(series.pages) for series in tif.series)
         if tif.is_ome and n_pages > len(tif.pages):
             # The header describes other files too: this file's own pages alone.
@@ -175,9 +177,9 @@ def _read_tiff(
         if series.dataoffset is not None:
             check_held(tif, series.dataoffset + n_bytes)
         if planes is not None:
-            return _read_chosen(tif, series, planes)
+            return *_read_chosen(tif, series, planes), names
         # Reading many files at once is the caller's choice, not each file's.
-        return tif.asarray(series=0, maxworkers=1), series.axes
+        return tif.asarray(series=0, maxworkers=1), series.axes, names
 
 
 def _read_chosen(tif: Any, series: Any, planes: Planes) -> tuple[np.ndarray, str]:
@@ -223,28 +225,14 @@ def n_unnamed_pages(path: str) -> int:
         return max((n for axis, n in axes if axis in "QI"), default=1)
 
 
-def told_channels(path: str, n: int) -> tuple[str, ...]:
-    """The names that an OME-TIFF file gives the n channels of its image.
-
-    None, unless there are several, each with a name of its own.
-    """
-    if n == 1 or not path.lower().endswith((".tif", ".tiff")):
+def _channel_names(root: ElementTree.Element | None) -> Names:
+    """What OME-XML calls the channels of its one image, if each has a name."""
+    described = [] if root is None else list(root.iterfind("{*}Image"))
+    if len(described) != 1:
         return ()
-    with tifffile.TiffFile(path) as tif:
-        xml = tif.ome_metadata
-    if xml is None:
-        return ()
-    try:
-        root = parse_xml(xml)
-    except ElementTree.ParseError:
-        return ()  # tifffile leaves it aside
-    described = list(root.iterfind("{*}Image"))
-    if len(described) != 1 or any(other_files(path, root)):
-        return ()  # of other files as well
-    names = [one.get("Name") for one in described[0].iterfind("{*}Pixels/{*}Channel")]
-    if not all(names) or len({*names}) < len(names) or len(names) != n:
-        return ()
-    return tuple(name for name in names if name)
+    found = [one.get("Name") for one in described[0].iterfind("{*}Pixels/{*}Channel")]
+    names = tuple(name for name in found if name)
+    return names if len({*names}) == len(found) else ()
 
 
 # Pages without a name are planes where planes are asked for and none have the name.
@@ -322,8 +310,7 @@ def _read_deep_png(path: str, head: bytes, byte_limit: int) -> tuple[np.ndarray,
     return array, "YXS"[: array.ndim]
 
 
-def _as_channels_first(image: tuple[np.ndarray, str]) -> np.ndarray:
-    array, axes = image
+def _as_channels_first(array: np.ndarray, axes: str) -> np.ndarray:
     if array.dtype.kind not in "buif":
         raise ValueError(f"its values are of type {array.dtype}, not real numbers")
     if "Y" not in axes or "X" not in axes or array.size == 0:

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gandl.images._channel_order import Names, arranged, names_of_first
 from gandl.images._planes import Planes, project
-from gandl.images._readers import REMEDY, named, read_planes, told_channels
+from gandl.images._readers import REMEDY, named, read_planes
 from gandl.images._state import Packed
 
 Reader = Callable[[int], np.ndarray]
@@ -154,7 +155,8 @@ class FileSource(Packed):
     byte_limit: int
     inside: Planes  # of the planes in a file
     among: Planes  # of the files of an image
-    told: tuple[str, ...]  # channels as OME-TIFF files call them, as they are taken
+    told: Names  # what the first file calls its channels, in the order wanted
+    asked: Names  # what the user calls them instead
 
     # Opens the first file; of all others takes note of size and time. Paths are
     # (n, K), or (n, K, T, Z) where an image's time points or planes are files.
@@ -165,16 +167,15 @@ class FileSource(Packed):
         byte_limit: int,
         inside: Planes = AS_IS,
         among: Planes = AS_IS,
-        channels: tuple[str, ...] | None = None,
+        channels: Names | None = None,
     ) -> FileSource:
         paths = paths.reshape(*paths.shape[:2], *(paths.shape[2:] or (1, 1)))
         flat = paths.ravel().tolist()
         stamps = np.array([stamp(path) for path in flat], dtype=np.int64)
         folder = common_folder(flat)
         names = np.array([path[len(folder) :] for path in flat], dtype=object)
-        first = read_planes(flat[0], inside, byte_limit)
+        first, own = read_planes(flat[0], inside, byte_limit)
         n_channels = paths.shape[1] if paths.shape[1] > 1 else first.shape[0]
-        told = told_channels(flat[0], len(first)) if paths.shape[1] == 1 else ()
         if paths.shape[1] > 1 and first.shape[0] != 1:
             raise ValueError(
                 f"{flat[0]!r} holds {first.shape[0]} channels, where one file a "
@@ -191,7 +192,7 @@ class FileSource(Packed):
             byte_limit,
             inside,
             among,
-            _in_order(flat[0], told, channels),
+            *names_of_first(flat[0], own, channels or ()),
         )
 
     @property
@@ -234,7 +235,7 @@ class FileSource(Packed):
     def _read_file(self, *place: int) -> np.ndarray:
         path = self.folder + self.names[place]
         check_unchanged(path, int(self.sizes[place]), int(self.mtimes[place]))
-        image = read_planes(path, self.inside, self.byte_limit)
+        image, own = read_planes(path, self.inside, self.byte_limit)
         n_channels = self.image_shape[0] if self.names.shape[1] == 1 else 1
         expected = (n_channels, *self.image_shape[1:])
         if image.shape != expected or image.dtype != self.file_dtype:
@@ -245,32 +246,14 @@ class FileSource(Packed):
                 f"size differs; if it is the first that is odd, leave that one out. "
                 f"{REMEDY}"
             )
-        own = told_channels(path, len(image)) if self.told else ()
-        if own == self.told:
-            return image
-        if sorted(own) != sorted(self.told):
+        in_order = arranged(image, own, self.told, self.asked)
+        if in_order is None:
             raise ValueError(
                 f"{path!r} holds channels that it calls {list(own)}, where the "
-                f"collection's first file has {list(self.told)}. {REMEDY}"
+                f"collection's first file has {list(self.told)}. If all files have one "
+                f"order, name channels by `channels`, as no file does. {REMEDY}"
             )
-        return image[[own.index(name) for name in self.told]]
-
-
-# Channels are taken by the names that the files give them, which the user's names
-# either are, in any order, or stand for, in that of the first file.
-def _in_order(
-    path: str, told: tuple[str, ...], asked: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    if not told or not asked or set(told).isdisjoint(asked) or len(told) != len(asked):
-        return told
-    moved = [a for a, b in zip(asked, told, strict=True) if a != b and a in told]
-    if moved and set(asked) != set(told):
-        raise ValueError(
-            f"{path!r} calls its channels {list(told)}, in this order, where "
-            f"`channels` are {list(asked)}: {moved[0]!r} is another. Name all as the "
-            "file does, in any order, or all by other names, in the file's order."
-        )
-    return told if set(asked) != set(told) else tuple(asked)
+        return in_order
 
 
 def common_folder(paths: list[str]) -> str:

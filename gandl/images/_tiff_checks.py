@@ -74,15 +74,15 @@ def check_held(tif: Any, end: int) -> None:
         )
 
 
-def check_announced(tif: Any) -> None:
-    """Refuse OME-XML that announces far more planes than there are."""
+def check_announced(tif: Any) -> ElementTree.Element | None:
+    """Refuse OME-XML that announces far more planes than there are; returns it."""
     try:
         root = parse_xml(tif.ome_metadata or "")
     except ElementTree.ParseError:
-        return  # tifffile leaves it aside
+        return None  # tifffile leaves it aside
     n = _n_planes(tif, root)
     if n <= _FEW_PLANES:
-        return
+        return root
     path = tif.filehandle.path
     files = {path, *filter(os.path.isfile, other_files(path, root))}
     n_held = sum(map(check_directories, files))
@@ -90,6 +90,7 @@ def check_announced(tif: Any) -> None:
         raise ValueError(
             f"its OME-XML announces {n} planes, of which there are at most {n_held}"
         )
+    return root
 
 
 def parse_xml(xml: str) -> ElementTree.Element:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from gandl.images._channel_order import Names, arranged, names_of_first
 from gandl.images._layouts import FileTable
 from gandl.images._planes import Planes
-from gandl.images._readers import INSTALL, read_planes, told_channels
+from gandl.images._readers import INSTALL, read_planes
 
-Kind = tuple[tuple[int, ...], str, tuple[str, ...]]  # and the names of channels
+Kind = tuple[tuple[int, ...], str, Names]  # shape, type, names of channels
 
 
 class Seen(NamedTuple):
@@ -44,6 +45,8 @@ def split_unreadable(
     seen = Parallel(require="sharedmem")(
         delayed(_examine)(row.ravel(), files.inside, byte_limit) for row in files.paths
     )
+    if files.paths.shape[1] == 1:
+        seen = _by_names(seen, files.channels or ())
     good, skipped = sort_out(seen, files.metadata)
     metadata = files.metadata[good].reset_index(drop=True)
     functions = None if files.functions is None else files.functions[good]
@@ -74,17 +77,17 @@ def sort_out(
     return good, skipped.reset_index(drop=True)
 
 
-def examine(path: str, read: Callable[[], np.ndarray]) -> Seen:
-    """Read an image, or note why that is not possible."""
+def examine(path: str, read: Callable[[], tuple[np.ndarray, Names]]) -> Seen:
+    """Read an image and its channels' names, or note why that is not possible."""
     try:
-        image = read()
+        image, names = read()
     except (OSError, ValueError) as error:
         if INSTALL in str(error):
             raise  # the package is at fault, not the image
         return Seen(None, path, str(error))
     if not np.isfinite(image).all():
         return Seen(None, path, "It holds NaN or infinity.")
-    return Seen((image.shape, str(image.dtype), ()), path, "")
+    return Seen((image.shape, str(image.dtype), names), path, "")
 
 
 def _examine(paths: np.ndarray, inside: Planes, byte_limit: int) -> Seen:
@@ -94,18 +97,34 @@ def _examine(paths: np.ndarray, inside: Planes, byte_limit: int) -> Seen:
         seen = examine(path, partial(read_planes, path, inside, byte_limit))
         if seen.kind is None:
             return seen
-        if first is not None and first.kind != seen.kind:
+        if first is not None and _unordered(first.kind) != _unordered(seen.kind):
             reason = f"It holds {_text(seen.kind)}, other channels of the image "
             return Seen(None, path, f"{reason}{_text(first.kind)}.")
         first = first or seen
     assert first is not None
-    assert first.kind is not None
-    shape, dtype, _ = first.kind
-    if len(paths) > 1:
-        return first
-    # In any order: a file's own is put right when it is read.
-    names = tuple(sorted(told_channels(first.path, shape[0])))
-    return first._replace(kind=(shape, dtype, names))
+    return first
+
+
+def _by_names(seen: list[Seen], asked: Names) -> list[Seen]:
+    """Take images for of one kind whose channels are told by name, or by the user's."""
+    good = [(one, one.kind) for one in seen if one.kind is not None]
+    if not good:
+        return seen
+    told, asked = names_of_first(good[0][0].path, good[0][1][2], asked)
+
+    def told_alike(one: Seen) -> Seen:
+        if one.kind is None:
+            return one
+        shape, dtype, own = one.kind
+        known = arranged(np.arange(shape[0]), own, told, asked) is not None
+        names = told if known else tuple(sorted(own))
+        return one._replace(kind=(shape, dtype, names))
+
+    return [told_alike(one) for one in seen]
+
+
+def _unordered(kind: Kind | None) -> Kind | None:
+    return kind and (*kind[:2], tuple(sorted(kind[2])))
 
 
 def _text(kind: Kind | None) -> str:

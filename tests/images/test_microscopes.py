@@ -344,6 +344,6 @@ def test_a_guid_in_a_field_is_named(make):
     ):
         ImageCollection.from_folder(root, "{plate}/x_{well}_w{channel}.tif")
     assert ImageCollection.from_folder(root, "imagexpress").shape[:2] == (1, 2)
-    make(f"Q/{GUIDS[0]}.tif")  # as a name of its own it is one
+    make(f"Q/cell_{GUIDS[0]}.tif")  # which may be part of another name
     X = ImageCollection.from_folder(root / "Q", "{image}.tif")
-    assert X.metadata["image"].tolist() == [GUIDS[0]]
+    assert X.metadata["image"].tolist() == [f"cell_{GUIDS[0]}"]

@@ -87,7 +87,7 @@ def test_series_of_a_plate(tmp_path, three, compression):
         {
             "file": "a.ome.tif",
             "series": range(3),
-            "name": [f"field {k}" for k in range(3)],
+            "image_name": [f"field {k}" for k in range(3)],
             "plate": "1053597806",
             "well": ["B03", "B03", "AA11"],
             "site": ["1", "2", "1"],
@@ -498,11 +498,11 @@ def test_a_plate_with_a_file_for_each_well(tmp_path, three):
 def named(tmp_path):
     """Two wells, the channels of the second in another order: DNA is 1, actin 2."""
 
-    def write(name, channels):
-        values = {"DNA": 1, "actin": 2, "ER": 3}
+    def write(name, channels, *, told=True):
+        values = {"DNA": 1, "actin": 2, "ER": 3, "Hoechst": 1}
         pixels = [np.full((4, 5), values[channel], "uint16") for channel in channels]
-        told = {"axes": "CYX", "Channel": {"Name": channels}}
-        tifffile.imwrite(tmp_path / name, np.stack(pixels), metadata=told)
+        about = {"axes": "CYX"} | ({"Channel": {"Name": channels}} if told else {})
+        tifffile.imwrite(tmp_path / name, np.stack(pixels), metadata=about)
 
     write("A01.ome.tif", ["DNA", "actin"])
     write("A02.ome.tif", ["actin", "DNA"])
@@ -534,18 +534,54 @@ def test_by_file_names_too_channels_go_by_their_own_names(
     assert np.asarray(pickle.loads(pickle.dumps(X[1:])))[0, :, 0, 0].tolist() == values
 
 
+def by_name(folder, pattern="{well}.ome.tif", **how):
+    return ImageCollection.from_folder(folder, pattern, **how)
+
+
 def test_names_that_contradict_those_of_the_files_are_refused(named, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"'DNA' is another\. Name all as the file does"
-    ):
-        ImageCollection.from_folder(
-            tmp_path, "{well}.ome.tif", channels=["actin2", "DNA"]
-        )
+    with pytest.raises(ValueError, match=r"'DNA' is another\. Name all as the file"):
+        by_name(tmp_path, channels=["actin2", "DNA"])
     named("A03.ome.tif", ["ER", "DNA"])
-    X = ImageCollection.from_folder(tmp_path, "{well}.ome.tif")
     with pytest.raises(ValueError, match=r"A03.*calls \['ER', 'DNA'\], where the"):
-        np.asarray(X)
-    X = ImageCollection.from_folder(tmp_path, "{well}.ome.tif", on_error="skip")
+        np.asarray(by_name(tmp_path))
+    X = by_name(tmp_path, on_error="skip")
     assert len(X) == 2
     assert X.skipped["well"].tolist() == ["A03"]
     assert "(DNA, ER), where others hold" in X.skipped["reason"][0]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_names_of_the_users_own_stand_for_those_of_any_file(named, tmp_path, on_error):
+    named("A00.ome.tif", ["DNA", "actin"], told=False)
+    named("A03.ome.tif", ["Hoechst", "actin"])
+    X = by_name(tmp_path, channels=["nuclei", "fibres"], on_error=on_error)
+    # The first file has no names: what A02 calls its channels, nothing contradicts.
+    assert np.asarray(X)[:, 0, 0, 0].tolist() == [1, 1, 2, 1]
+    X = by_name(tmp_path, channels=["DNA", "actin"], on_error=on_error)
+    assert np.asarray(X)[:, :, 0, 0].tolist() == [[1, 2]] * 4
+    (tmp_path / "A00.ome.tif").unlink()
+    X = by_name(tmp_path, channels=["nuclei", "fibres"], on_error=on_error)
+    assert np.asarray(X)[:, :, 0, 0].tolist() == [[1, 2]] * 3
+
+
+@pytest.mark.parametrize("told", ["first", "later"])
+def test_names_in_some_files_alone_are_no_order(told, named, tmp_path):
+    plain = "A00.ome.tif" if told == "later" else "A03.ome.tif"
+    named(plain, ["DNA", "actin"], told=False)
+    with pytest.raises(ValueError, match="name channels by `channels`, as no"):
+        np.asarray(by_name(tmp_path))
+    assert len(by_name(tmp_path, on_error="skip")) == 2
+
+
+def test_time_points_in_files_go_by_name(named, tmp_path):
+    for well in ("B01", "B02"):
+        for t, names in enumerate((["DNA", "actin"], ["actin", "DNA"])):
+            named(f"{well}_t{t}.ome.tif", names)
+    pattern = "{well}_t{t}.ome.tif"
+    for on_error in ("raise", "skip"):
+        X = by_name(tmp_path, pattern, t="max", on_error=on_error)
+        assert np.asarray(X)[:, :, 0, 0].tolist() == [[1, 2]] * 2
+    named("B02_t1.ome.tif", ["DNA", "ER"])
+    X = by_name(tmp_path, pattern, t="max", on_error="skip")
+    assert X.skipped["well"].tolist() == ["B02"]
+    assert np.asarray(X)[:, :, 0, 0].tolist() == [[1, 2]]
