@@ -45,6 +45,7 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
     otherwise holds X against them.
     """
     images = _collect(estimator, X, reset=reset)
+    _refuse_channels_last(images.shape)
     if len(images) == 0:
         raise ValueError(
             f"Found array with 0 sample(s) (shape={images.shape}) while a minimum of "
@@ -60,6 +61,15 @@ def as_collection(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
         if hasattr(estimator, "config_"):
             _check_size(estimator, images)
     return images
+
+
+def _refuse_channels_last(shape: tuple[int, ...]) -> None:
+    if shape[1] >= _MANY_CHANNELS > _FEW_PIXELS >= shape[3]:
+        raise ValueError(
+            f"Images of shape {tuple(shape[1:])} would have {shape[1]} channels "
+            f"and be {shape[3]} pixels wide. Axes are (n, channels, height, width): "
+            "if channels come last, pass np.moveaxis(X, -1, 1)."
+        )
 
 
 def _refuse_nan(images: ImageCollection) -> None:
@@ -105,12 +115,6 @@ def _collect(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:
             f"Expected images of shape (n, channels, height, width), 4 dimensions, "
             f"got {X.ndim} dimensions: shape {tuple(X.shape)}. Images of one channel "
             "are X[:, None], a single image is X[None]."
-        )
-    if X.shape[1] >= _MANY_CHANNELS > _FEW_PIXELS >= X.shape[3]:
-        raise ValueError(
-            f"Images of shape {tuple(X.shape[1:])} would have {X.shape[1]} channels "
-            f"and be {X.shape[3]} pixels wide. Axes are (n, channels, height, width): "
-            "if channels come last, pass np.moveaxis(X, -1, 1)."
         )
     return ImageCollection.from_array(X)
 

@@ -21,6 +21,8 @@ import gandl
 from gandl._inputs import as_collection, compare_illumination, row_intensity
 from gandl._presets import check_features
 from gandl._progress import progress_line
+from gandl._row_labels import check_order_of_images
+from gandl._tables import as_pandas
 from gandl._tensors import activation_dtype
 from gandl._trained import device_of, embedded_and_told, whitening_of
 from gandl._warnings import warn
@@ -163,11 +165,12 @@ class _Work:
         images = as_collection(featurizer, X, reset=False)
         check_features(featurizer, images.shape[1:])
         row_intensity(featurizer, images[:1])  # missing ranges are told at once
-        known = images.metadata if metadata is None else metadata
+        known = images.metadata if metadata is None else as_pandas(metadata)
         if len(known) != len(images):
             raise ValueError(
                 f"metadata has {len(known)} rows for {len(images)} images."
             )
+        check_order_of_images(known, len(images), "metadata")
         # Not the state that training continues from, several times the weights.
         self.featurizer = copy.copy(featurizer)
         self.featurizer.__dict__.pop("training_state_", None)

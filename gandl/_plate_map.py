@@ -253,10 +253,16 @@ def join_plate_map(
         raise ValueError(
             f'The images have no "well" to look up; what is known is {list(known)}.'
         )
+    again = ""
+    if more := [key for key in keys if key not in USUAL]:
+        again = (
+            f" The images have {', '.join(more)} already, as the plate map has: if by "
+            "an earlier plate map, begin with the images without it."
+        )
     for key in keys:
         without = np.flatnonzero(known[key].isna())
         if len(without):
-            raise ValueError(f"Row {without[0]} has no {key} to look up.")
+            raise ValueError(f"Row {without[0]} has no {key} to look up.{again}")
     left, right = (
         table.assign(
             **{key: table[key].astype(str) for key in keys},  # plate 1 is plate "1"
@@ -274,10 +280,10 @@ def join_plate_map(
     lost = np.flatnonzero(joined["_found"] == "left_only")
     if len(lost):
         for key in keys:
-            _check_shared(key, left[key], right[key])
+            _check_shared(key, left[key], right[key], again)
         raise ValueError(
             f"The plate map lacks {_named(left, keys, lost)}, which has images: give "
-            "it a row, whose other fields may be empty."
+            f"it a row, whose other fields may be empty.{again}"
         )
     imaged = pd.MultiIndex.from_frame(left[keys])
     unused = np.flatnonzero(~pd.MultiIndex.from_frame(right[keys]).isin(imaged))
@@ -427,7 +433,9 @@ def spelled_alike(names: pd.Series) -> list[list[str]]:
     return [group.tolist() for _, group in groups if len(group) > 1]
 
 
-def _check_shared(key: str, images: pd.Series, plate_map: pd.Series) -> None:
+def _check_shared(
+    key: str, images: pd.Series, plate_map: pd.Series, again: str
+) -> None:
     """Refuse images and a plate map that call a plate, say, by different names."""
     names, others = set(images), set(plate_map)
     told = f"which has {sorted(others)[:3]}: call them the same"
@@ -435,13 +443,13 @@ def _check_shared(key: str, images: pd.Series, plate_map: pd.Series) -> None:
         raise ValueError(
             f"No {key} of the images, {sorted(names)[:3]}, is in the plate map, "
             f"{told}. In a pattern, text beside a field is no part of it, as in "
-            "Plate{plate}."
+            f"Plate{{plate}}.{again}"
         )
     if key != "well" and (unknown := sorted(names - others)):
         raise ValueError(
             f"The {key} {unknown[0]!r} of the images (one of {len(unknown)}) is not "
             f"in the plate map, {told}, give it rows, or leave that column out of the "
-            "plate map."
+            f"plate map.{again}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,12 @@ from sklearn.utils import column_or_1d
 
 
 def is_permuted(index: pd.Index, of: pd.Index) -> bool:
-    """Whether two indexes have the same labels, each once, in another order."""
+    """Whether two indexes have the same labels, as often each, in another order."""
     if len(index) != len(of) or index.nlevels != of.nlevels or index.equals(of):
-        return False
-    if not (index.is_unique and of.is_unique):
         return False
     # Labels of two types may be the same.
     index, of = index.astype(object), of.astype(object)
-    return not index.equals(of) and bool(index.isin(of).all())
+    return not index.equals(of) and Counter(index) == Counter(of)
 
 
 def check_order(X: Any, **columns: Any) -> None:
@@ -27,11 +26,24 @@ def check_order(X: Any, **columns: Any) -> None:
     for name, column in columns.items():
         is_pandas = isinstance(column, pd.Series | pd.DataFrame)
         if is_pandas and is_permuted(column.index, X.index):
+            remedy = f"pass {name}.loc[X.index]"
+            if not X.index.is_unique:
+                remedy = "sort both alike, by columns that tell all rows apart"
             raise ValueError(
                 f"By its index, {name} has the rows of X in another order, and rows go "
-                f"by position: pass {name}.loc[X.index], or, if they are in that of X "
-                f"all the same, {name}.set_axis(X.index)."
+                f"by position: {remedy}, or, if they are in that of X all the same, "
+                f"{name}.set_axis(X.index)."
             )
+
+
+def check_order_of_images(column: pd.Series | pd.DataFrame, n: int, name: str) -> None:
+    """Refuse what has, by its index, the rows of a collection in another order."""
+    if is_permuted(column.index, pd.RangeIndex(n)):
+        raise ValueError(
+            f"By its index, {name} has the images in another order, and rows go by "
+            f"position: pass {name}.sort_index(), or, if they are in that of the "
+            f"images all the same, {name}.reset_index(drop=True)."
+        )
 
 
 def one_a_row(values: Any, n: int, name: str) -> np.ndarray:
@@ -80,6 +92,18 @@ def batch_positions(rows: np.ndarray, batches: np.ndarray) -> np.ndarray:
             "each batch, and the same batches to transform."
         )
     return np.array([known[name] for name in rows])
+
+
+def check_spelling(rows: np.ndarray, batches: np.ndarray) -> None:
+    """Refuse batches that are text where those of fit are numbers, or the reverse."""
+    known = set(batches)
+    spelled = {str(name): name for name in batches}
+    for name in set(rows) - known:
+        if str(name) in spelled:
+            raise ValueError(
+                f"batch has {name!r}, where that of fit has {spelled[str(name)]!r}: "
+                "pass the same to both."
+            )
 
 
 def rows_of_each(position: np.ndarray, n: int) -> list[np.ndarray]:

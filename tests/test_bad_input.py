@@ -188,6 +188,10 @@ ARRAYS = {
     "one dimension less": (images()[:, 0], r"4 dimensions, got 3.*X\[:, None\]"),
     "one more": (images()[None], "4 dimensions, got 5"),
     "channels last": (np.moveaxis(images(), 1, -1), "channels come last.*moveaxis"),
+    "the same in a collection": (
+        ImageCollection.from_array(np.moveaxis(images(), 1, -1)),
+        "channels come last.*moveaxis",
+    ),
     "text": (np.full((4, 1, 32, 32), "x"), "real numbers"),
     "complex": (images().astype("complex64"), "real numbers"),
     "objects": (images().astype(object), "real numbers"),

@@ -87,6 +87,18 @@ def test_rows_are_those_of_the_whole(featurizer, X, folder, rows):
     assert_frame_equal(table, expected, check_exact=True, check_dtype=False)
 
 
+def test_metadata_of_rows_in_another_order_is_refused(featurizer, X, folder):
+    table = X.metadata.sort_values("site", ascending=False, key=lambda x: x.astype(int))
+    with pytest.raises(ValueError, match=r"pass metadata\.sort_index\(\)"):
+        embed(featurizer, X, folder, metadata=table)
+
+
+def test_metadata_of_polars(featurizer, X, folder):
+    polars = pytest.importorskip("polars")
+    embed(featurizer, X, folder, metadata=polars.from_pandas(X.metadata))
+    assert_frame_equal(read_profiles(folder), whole(featurizer, X))
+
+
 def test_what_is_there_is_not_computed_again(featurizer, X, folder):
     embed(featurizer, X, folder)
     path = folder / "part-00001.parquet"

@@ -11,6 +11,7 @@ from gandl._plate_map import (
     well_kinds,
 )
 from gandl.images import ImageCollection, read_plate_map
+from gandl.profiles import aggregate
 
 KNOWN = pd.DataFrame({"plate": ["1", "1", "2"], "well": ["A1", "B01", "A01"]})
 COLUMNS = {
@@ -77,6 +78,27 @@ def test_joined_to_images(tmp_path):
     assert Y[[2]].metadata["compound"].tolist() == ["x"]
     with pytest.raises(ValueError, match="lacks plate 1, well A01"):
         X.with_plate_map(plate_map()[:2])
+
+
+def test_a_map_joined_twice_says_what_to_do():
+    X = ImageCollection.from_array(np.zeros((3, 1, 1, 1)), metadata=KNOWN)
+    gap = plate_map().assign(compound=["x", None, "z"])
+    once = X.with_plate_map(gap)
+    with pytest.raises(ValueError, match=r"no compound to look up.*begin with the"):
+        once.with_plate_map(gap)
+    whole = X.with_plate_map(plate_map())
+    assert whole.with_plate_map(plate_map()).metadata.equals(whole.metadata)
+    with pytest.raises(ValueError, match="compound already, as the plate map has"):
+        whole.with_plate_map(plate_map().assign(compound=["x", "q", "z"]))
+
+
+def test_a_table_of_polars():
+    polars = pytest.importorskip("polars")
+    X = ImageCollection.from_array(np.zeros((3, 1, 1, 1)), metadata=KNOWN)
+    found = X.with_plate_map(polars.from_pandas(plate_map())).metadata
+    assert found["compound"].tolist() == ["z", "y", "x"]
+    profiles = polars.DataFrame({"Metadata_well": ["A01", "A01"], "f": [1.0, 3.0]})
+    assert aggregate(profiles, "well")["f"].tolist() == [2.0]
 
 
 def test_one_map_for_all_plates():

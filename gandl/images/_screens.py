@@ -11,8 +11,8 @@ import pandas as pd
 from sklearn.utils import check_consistent_length
 
 from gandl._plate_map import join_plate_map, read_plate_map
-from gandl._row_labels import rows_of_each
-from gandl._tables import with_usual_names
+from gandl._row_labels import check_order_of_images, rows_of_each
+from gandl._tables import as_pandas, with_usual_names
 from gandl.images._illumination import with_estimate
 from gandl.images._intensity import HIGH, LOW, MAX_IMAGES, range_of_rows, spaced
 from gandl.images._load_data import list_load_data
@@ -164,6 +164,7 @@ class ScreenView(ImageView):
         0  A01     DMSO
         1  A02        x
         """
+        plate_map = as_pandas(plate_map)
         if not isinstance(plate_map, pd.DataFrame):
             plate_map = read_plate_map(plate_map)
         known = with_usual_names(self._metadata)
@@ -303,6 +304,7 @@ class ScreenView(ImageView):
             return np.zeros(len(self), dtype=np.intp)
         if isinstance(by, pd.Series):
             check_consistent_length(self, by)
+            check_order_of_images(by, len(self), "by")
             groups = pd.DataFrame({"group": by.to_numpy()}).groupby(
                 "group", dropna=False
             )

@@ -181,6 +181,7 @@ def aggregate(
     """
     if how not in ("mean", "median"):
         raise ValueError(f'how is "mean" or "median", got {how!r}.')
+    profiles = as_pandas(profiles)
     features = feature_columns(profiles)
     keys = [_column(profiles, name) for name in ([by] if isinstance(by, str) else by)]
     if not keys:

@@ -14,7 +14,13 @@ from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import assert_all_finite, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gandl._row_labels import batch_of_rows, check_order, numbers, rows_of_each
+from gandl._row_labels import (
+    batch_of_rows,
+    check_order,
+    check_spelling,
+    numbers,
+    rows_of_each,
+)
 from gandl._warnings import warn
 from gandl._whole_fit import whole_fit
 from gandl.scoring._dose_response import DoseResponseRegressor, has_curve
@@ -253,6 +259,7 @@ class DoseResponseScorer(BaseEstimator):
         position, names = pd.factorize(compound, sort=True)
         rows = rows_of_each(position, len(names))
         of = batch_of_rows(batch, len(scores))
+        check_spelling(of, self.perturbation_.batches_)
         judged = [
             self._by_dose(scores[where], dose[where], of[where]) for where in rows
         ]

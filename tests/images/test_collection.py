@@ -72,6 +72,17 @@ def test_a_mask_of_rows_in_another_order_is_refused(X):
     assert len(X[others]) == mask.sum()
 
 
+def test_groups_in_another_order_are_refused(X):
+    by = X.metadata.sort_values("well", ascending=False, kind="stable")["plate"]
+    assert not by.index.equals(X.metadata.index)
+    for group in (X.with_intensity_range, X.with_illumination):
+        with pytest.raises(ValueError, match=r"pass by\.sort_index\(\), or"):
+            group(by=by)
+    expected = X.with_intensity_range(by="plate").intensity_range
+    found = X.with_intensity_range(by=by.sort_index()).intensity_range
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_views_read_no_file(X, folder, table):
     for path in table["path"]:
         (folder / path).unlink()

@@ -186,6 +186,32 @@ def test_controls_of_no_batch_join_the_curves_of_all(screen):
     assert (dose == 0).sum() == (scorer.perturbation_.control_kinds_ == 1).sum() > 0
 
 
+def test_batches_of_another_type_are_no_others(screen):
+    X, wells, batch, _ = screen
+    number = np.where(batch == "P1", 1, 2)
+    axis = clone(PERTURBATION).set_params(pooled=True)
+    scorer = DoseResponseScorer(perturbation=axis)
+    scorer.fit(X, wells["compound"], batch=number)
+    how = {"batch": number[60:63].astype(str)}
+    with pytest.raises(ValueError, match=r"batch has '\d', where that of fit has \d"):
+        scorer.dose_response(X[60:63], ["C"] * 3, np.ones(3), **how)
+    # A plate that has no controls of its own is another matter.
+    scorer.dose_response(X[60:63], ["C"] * 3, np.ones(3), batch=[3, 3, 3])
+
+
+def test_rows_in_another_order_are_refused_where_labels_repeat(screen):
+    X, wells, batch, _ = screen
+    scorer = DoseResponseScorer(perturbation=PERTURBATION)
+    scorer.fit(X, wells["compound"], batch=batch)
+    treated = wells["dose"].notna()
+    table = wells[treated].assign(plate=batch[treated])
+    table.index = np.arange(len(table)) % 9  # as wells of several plates are
+    X = pd.DataFrame(X[treated], table.index)
+    table = table.sort_index(kind="stable")
+    with pytest.raises(ValueError, match="tell all rows apart, or, if they"):
+        scorer.dose_response(X, table["compound"], table["dose"], batch=table["plate"])
+
+
 def test_a_column_of_concentrations(screen):
     X, wells, batch, _ = screen
     scorer = DoseResponseScorer(perturbation=PERTURBATION)
