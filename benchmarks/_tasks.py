@@ -110,9 +110,7 @@ def _mitocheck() -> Data:
 
 def _bbbc021() -> Data:
     images, table = read_folder("bbbc021")
-    dosed = table.loc[table["compound"] == "cycloheximide", "plate"].unique()
-    either = table["compound"].isin(["DMSO", "cycloheximide"])
-    chosen = table[either & table["plate"].isin(dosed)]
+    chosen = with_cycloheximide(table)
     tasks = [
         classification("cycloheximide", chosen, "compound", chosen["plate"], n_folds=2),
         mechanisms(table),
@@ -122,6 +120,13 @@ def _bbbc021() -> Data:
     treatment = table["compound"] + "/" + table["concentration_um"]
     treatment = treatment.where(table["compound"] != "DMSO")
     return Data("bbbc021", images, "image", tasks, treatment)
+
+
+def with_cycloheximide(table: pd.DataFrame) -> pd.DataFrame:
+    """DMSO and cycloheximide, of the plates that have both."""
+    dosed = table.loc[table["compound"] == "cycloheximide", "plate"].unique()
+    either = table["compound"].isin(["DMSO", "cycloheximide"])
+    return table[either & table["plate"].isin(dosed)]
 
 
 def _many_controls(table: pd.DataFrame, control: pd.Series) -> pd.DataFrame:
@@ -234,14 +239,20 @@ def _few_labels(
     rng = np.random.default_rng(0)
     scores = []
     for _ in range(DRAWS):
-        shuffled = rng.permutation(train)
-        chosen = np.concatenate(
-            [shuffled[y[shuffled] == label][:budget] for label in np.unique(y[train])]
-        )
+        chosen = draw(rng, y, train, budget)
         svm = linear_svm(1).fit(products[np.ix_(chosen, chosen)], y[chosen])
         predicted = svm.predict(products[np.ix_(test, chosen)])
         scores.append(balanced_accuracy_score(y[test], predicted))
     return float(np.mean(scores))
+
+
+def draw(
+    rng: np.random.Generator, y: np.ndarray, train: np.ndarray, budget: int | None
+) -> np.ndarray:
+    """Rows of ``train``, as many of each label; None: all, in another order."""
+    shuffled = rng.permutation(train)
+    kinds = np.unique(y[train])
+    return np.concatenate([shuffled[y[shuffled] == kind][:budget] for kind in kinds])
 
 
 def mechanisms(table: pd.DataFrame) -> Task:

@@ -24,9 +24,10 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from _tasks import read_folder
 from scipy.stats import spearmanr
 
-from gandl import GANDLFeaturizer, ImageCollection
+from gandl import GANDLFeaturizer
 from gandl.profiles import ControlScaler
 from gandl.scoring import PerturbationScorer
 
@@ -43,11 +44,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="do not train, take this model")
     parser.add_argument("--out", type=Path, default=Path("cycloheximide.png"))
     arguments = parser.parse_args()
-    if "GANDL_DATA" not in os.environ:
-        raise SystemExit("Set GANDL_DATA to the folder that has bbbc021/.")
-    root = Path(os.environ["GANDL_DATA"]) / "bbbc021"
-    table = pd.read_csv(root / "metadata.csv", dtype=str)
-    images = ImageCollection.from_table(table, path="path", root=root)
+    images, table = read_folder("bbbc021")
     if arguments.model:
         model = GANDLFeaturizer.load(arguments.model)
     else:

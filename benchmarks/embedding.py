@@ -41,8 +41,8 @@ import _methods
 import numpy as np
 import pandas as pd
 import torch
-from _methods import METHODS, find_method, is_fixed
-from _tasks import Data, load
+from _methods import METHODS, Embedding, find_method, is_fixed
+from _tasks import Data, Task, load
 
 from gandl._diagnostics import mean_average_precision
 from gandl._files import whole_file
@@ -119,33 +119,44 @@ def main() -> None:
 def measure(data: Data, name: str, minutes: float, seed: int) -> Iterator[list[dict]]:
     """Every score of a method, checkpoint by checkpoint of one training."""
     asked = data.replicates.notna().to_numpy()
-    machine = processor()
     for embedding in find_method(name)(data, minutes, seed):
         agreement = mean_average_precision(
             embedding.features[asked], data.replicates[asked].tolist()
         )
-        results = []
-        for task in data.tasks:
-            folds = task.score(embedding.features[task.rows])
-            results.append(
-                {
-                    "data": data.name,
-                    "task": task.name,
-                    "method": name,
-                    "seed": seed,
-                    "minutes": round(embedding.minutes, 2),
-                    "images seen": embedding.n_images,
-                    "d": embedding.features.shape[1],
-                    "replicate agreement": agreement,
-                    "Fréchet distance": embedding.frechet,
-                    "folds": [{k: round(v, 4) for k, v in f.items()} for f in folds],
-                    "threads": torch.get_num_threads(),
-                    "machine": machine,
-                }
-            )
-            means = pd.DataFrame(folds).mean().round(3).to_dict()
-            print(name, seed, round(embedding.minutes, 1), task.name, means, flush=True)
-        yield results
+        more = {"replicate agreement": agreement, "Fréchet distance": embedding.frechet}
+        yield scored(embedding, data.tasks, {"data": data.name}, name, seed, more)
+
+
+def scored(
+    embedding: Embedding,
+    tasks: list[Task],
+    of: dict[str, str],
+    method: str,
+    seed: int,
+    more: dict[str, float | None],
+) -> list[dict]:
+    """A row a task: every fold's scores, printed too."""
+    results = []
+    for task in tasks:
+        folds = task.score(embedding.features[task.rows])
+        results.append(
+            {
+                **of,
+                "task": task.name,
+                "method": method,
+                "seed": seed,
+                "minutes": round(embedding.minutes, 2),
+                "images seen": embedding.n_images,
+                "d": embedding.features.shape[1],
+                **more,
+                "folds": [{k: round(v, 4) for k, v in f.items()} for f in folds],
+                "threads": torch.get_num_threads(),
+                "machine": processor(),
+            }
+        )
+        means = pd.DataFrame(folds).mean().round(3).to_dict()
+        print(method, seed, round(embedding.minutes, 1), task.name, means, flush=True)
+    return results
 
 
 def processor() -> str:

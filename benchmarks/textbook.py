@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _flops import CountFlops, matmul_peak
-from training_speed import machine
+from training_speed import MARGIN, machine, made_images
 
 from gandl import _batches
 from gandl._files import whole_file
@@ -40,7 +40,7 @@ from gandl._tensors import activation_dtype
 from gandl.gan import GANConfig, Trainer, _discriminator, _generator, _operators
 from gandl.gan._layers import ModulatedConv2d
 from gandl.gan._losses import discriminator_loss
-from gandl.images import ImageCollection, percentile_range
+from gandl.images import percentile_range
 
 Undo = Callable[[ExitStack], None]
 
@@ -172,7 +172,7 @@ class Case:
 
     def __init__(self, name: str, arguments: argparse.Namespace) -> None:
         self.name, self.device = name, arguments.device
-        self.images, self.clock = made_images(arguments), CLOCKS[arguments.clock]
+        self.images, self.clock = made_images(128, arguments), CLOCKS[arguments.clock]
         self.batch_size, config = arguments.batch_size, make_config(arguments)
         self.dtype = activation_dtype(arguments.precision, self.device)
         self.undo, self.embeds, *_ = *UNDONE.get(name, (nothing, True)), None
@@ -266,7 +266,6 @@ class Case:
         return record
 
 
-MARGIN = 16  # pixels by which the made images exceed the crops
 PEER_INTERVALS = _stylegan2_pytorch.INTERVALS.values()
 # Of a busy machine with one thread, the processor's time says more.
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
@@ -283,12 +282,6 @@ def make_config(arguments: argparse.Namespace) -> GANConfig:
         contrast_learning_rate=0.0,
         augment=0.0,
     )
-
-
-def made_images(arguments: argparse.Namespace) -> ImageCollection:
-    shape = 128, arguments.channels, *[arguments.size + MARGIN] * 2
-    images = np.random.default_rng(0).integers(0, 4096, shape, dtype="uint16")
-    return ImageCollection.from_array(images)
 
 
 def made_batch(config: GANConfig, n: int) -> torch.Tensor:

@@ -130,7 +130,7 @@ class Case:
         settings = CONFIGURATIONS[name] | {"image_size": arguments.size}
         for key in ("batch_size", "channel_base", "channel_max"):
             settings[key] = getattr(arguments, key) or settings[key]
-        self.images = made_images(arguments)
+        self.images = made_images(arguments.images, arguments)
         self.range = percentile_range(self.images)
         self.batch_size = min(settings["batch_size"], len(self.images))
         self.features = settings["features"]
@@ -228,8 +228,8 @@ class Case:
         }
 
 
-def made_images(arguments: argparse.Namespace) -> ImageCollection:
-    shape = arguments.images, arguments.channels, *[arguments.size + MARGIN] * 2
+def made_images(n: int, arguments: argparse.Namespace) -> ImageCollection:
+    shape = n, arguments.channels, *[arguments.size + MARGIN] * 2
     images = np.random.default_rng(0).integers(0, 4096, shape, dtype="uint16")
     return ImageCollection.from_array(images)
 

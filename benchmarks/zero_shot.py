@@ -42,7 +42,6 @@ from typing import Any
 import _methods
 import numpy as np
 import pandas as pd
-import torch
 from _methods import Embedding, find_method, is_fixed
 from _tasks import (
     BUDGETS,
@@ -50,11 +49,13 @@ from _tasks import (
     Data,
     Task,
     classification,
+    draw,
     linear_svm,
     mechanisms,
     read_folder,
+    with_cycloheximide,
 )
-from embedding import processor, save
+from embedding import save, scored
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
@@ -110,26 +111,7 @@ def measure(
     """Every score of a row, at the end of one training."""
     results = []
     for embedding in find_row(method)(pair, minutes, seed):
-        for task in pair[0].tasks:
-            folds = task.score(embedding.features[task.rows])
-            results.append(
-                {
-                    "pair": name,
-                    "task": task.name,
-                    "method": method,
-                    "seed": seed,
-                    "minutes": round(embedding.minutes, 2),
-                    "images seen": embedding.n_images,
-                    "d": embedding.features.shape[1],
-                    "folds": [{k: round(v, 4) for k, v in f.items()} for f in folds],
-                    "threads": torch.get_num_threads(),
-                    "machine": processor(),
-                }
-            )
-            means = pd.DataFrame(folds).mean().round(3).to_dict()
-            print(
-                method, seed, round(embedding.minutes, 1), task.name, means, flush=True
-            )
+        results += scored(embedding, pair[0].tasks, {"pair": name}, method, seed, {})
     return results
 
 
@@ -205,9 +187,7 @@ def _from_bbbc021() -> Pair:
 def _from_mitocheck(*stains: str) -> Pair:
     source, _ = read_folder("mitocheck")
     target, table = read_folder("bbbc021")
-    dosed = table.loc[table["compound"] == "cycloheximide", "plate"].unique()
-    either = table["compound"].isin(["DMSO", "cycloheximide"])
-    chosen = table[either & table["plate"].isin(dosed)]
+    chosen = with_cycloheximide(table)
     plates = chosen["plate"]
     tasks = [
         tell("cycloheximide", chosen, "compound", plates, n_folds=2),
@@ -307,7 +287,7 @@ def fold_scores(
     rng = np.random.default_rng(0)
     scores: dict[str, float] = {}
     for budget in (*BUDGETS, None):
-        draws = [_draw(rng, y, train, budget) for _ in range(DRAWS if budget else 1)]
+        draws = [draw(rng, y, train, budget) for _ in range(DRAWS if budget else 1)]
         labels = f"{budget} a class" if budget else "all"
         for name, predict in (("SVM", _svm), ("prototypes", _prototypes)):
             found = [
@@ -319,14 +299,6 @@ def fold_scores(
             scores[f"{name}, {labels}"] = float(np.mean(found))
     order = sorted(scores, key=lambda key: key.split(",")[0] == "prototypes")
     return {key: scores[key] for key in order}
-
-
-def _draw(
-    rng: np.random.Generator, y: np.ndarray, train: np.ndarray, budget: int | None
-) -> np.ndarray:
-    shuffled = rng.permutation(train)
-    kinds = np.unique(y[train])
-    return np.concatenate([shuffled[y[shuffled] == kind][:budget] for kind in kinds])
 
 
 def _svm(

@@ -18,6 +18,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 import gandl
+from gandl._extras import needed
 from gandl._inputs import as_collection, compare_illumination, row_intensity
 from gandl._presets import check_features
 from gandl._progress import progress_line
@@ -313,13 +314,9 @@ def _by_dask(
     client: Any, work: _Work, numbers: list[int]
 ) -> Iterator[tuple[int, str, str]]:
     """Have a cluster map over the partitions; yields them as they end."""
-    try:
+    with needed('A client needs Dask\'s table: pip install "gandl[dask]".'):
         import dask.dataframe as dd
         from dask.distributed import CancelledError, KilledWorker, as_completed
-    except ImportError:
-        raise ImportError(
-            'A client needs Dask\'s table: pip install "gandl[dask]".'
-        ) from None
     if not numbers:
         return
     # Once to each worker, not once a partition.

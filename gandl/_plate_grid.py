@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from gandl._extras import needed
 from gandl._tables import DAMAGE, no_table, separator
 from gandl._wells import FORMATS, row_letters
 
@@ -49,12 +50,9 @@ def read_cells(
 
 
 def _read_workbook(path: str, wanted: Container[str] | None) -> dict[str, Rows]:
-    try:
+    told = f'Reading {path!r} needs openpyxl. Install it: pip install "gandl[io]".'
+    with needed(told):
         from openpyxl import load_workbook
-    except ImportError as error:
-        raise ImportError(
-            f'Reading {path!r} needs openpyxl. Install it: pip install "gandl[io]".'
-        ) from error
     with open(path, "rb") as file:
         try:
             # What a formula came to, and whether it was worked out at all.

@@ -13,6 +13,7 @@ import torch
 from sklearn.utils._param_validation import InvalidParameterError
 
 import gandl
+from gandl._extras import needed
 from gandl._files import whole_file
 from gandl.gan import GANConfig
 from gandl.gan._training import under
@@ -216,9 +217,6 @@ def _digest(arrays: dict[str, np.ndarray], text: str) -> str:
 
 def require_safetensors() -> None:
     """Tell the extra to install if safetensors is not there."""
-    try:
+    told = 'Models and checkpoints are kept by safetensors: pip install "gandl[hub]".'
+    with needed(told):
         import safetensors.numpy  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            'Models and checkpoints are kept by safetensors: pip install "gandl[hub]".'
-        ) from None

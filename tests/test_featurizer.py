@@ -15,6 +15,7 @@ import pytest
 import sklearn
 import tifffile
 import torch
+from _images import write_channels
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -336,12 +337,7 @@ def test_flat_rows_and_image_shape(images, fitted):
 
 def test_table_of_paths(images, fitted, tmp_path):
     for k, image in enumerate(images):
-        tifffile.imwrite(
-            tmp_path / f"{k}.tif",
-            image,
-            photometric="minisblack",
-            metadata={"axes": "CYX"},
-        )
+        write_channels(tmp_path / f"{k}.tif", image)
         for c, stain in enumerate(("dna", "actin")):
             tifffile.imwrite(tmp_path / f"{k}_{stain}.tif", image[c])
     whole = pd.DataFrame({"path": [str(tmp_path / f"{k}.tif") for k in range(24)]})
@@ -686,12 +682,7 @@ def test_memory_sees_that_files_have_changed(images, tmp_path):
     kept = tiny(memory=str(tmp_path / "kept"))
     for shift in (0, 500):
         for path, image in zip(paths, images + shift * np.eye(32), strict=True):
-            tifffile.imwrite(
-                path,
-                image.astype("uint16"),
-                photometric="minisblack",
-                metadata={"axes": "CYX"},
-            )
+            write_channels(path, image.astype("uint16"))
         fitted = kept.fit(pd.DataFrame({"path": paths}))
         alone = tiny().fit((images + shift * np.eye(32)).astype("uint16"))
         assert np.array_equal(fitted.intensity_range_, alone.intensity_range_)

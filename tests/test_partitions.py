@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from _images import write_channels
 from dask.distributed import Client, LocalCluster
 from pandas.testing import assert_frame_equal
 
@@ -38,12 +39,7 @@ def root(tmp_path):
     rng = np.random.default_rng(1)
     for k in range(N):
         pixels = rng.integers(0, 4096, (2, 32, 32), dtype="uint16")
-        tifffile.imwrite(
-            root / f"P{k // 6}_{k}.tif",
-            pixels,
-            photometric="minisblack",
-            metadata={"axes": "CYX"},
-        )
+        write_channels(root / f"P{k // 6}_{k}.tif", pixels)
     return root
 
 
@@ -192,9 +188,7 @@ def test_dask(featurizer, X, root, folder, client):
         embed(featurizer, X, folder, client=client)
     before = times(folder)
     assert sorted(before) == ["part-00000.parquet", "part-00002.parquet"]
-    tifffile.imwrite(
-        root / "P0_5.tif", X[4], photometric="minisblack", metadata={"axes": "CYX"}
-    )
+    write_channels(root / "P0_5.tif", X[4])
     mended = collection(root)
     assert embed(featurizer, mended, folder, client=client) == [1]
     assert embed(featurizer, mended, folder, client=client) == []
@@ -242,9 +236,7 @@ def test_a_file_that_cannot_be_read_holds_up_no_other_partition(
         embed(featurizer, X, folder)
     assert list(times(folder)) == ["part-00002.parquet"]
     for name, pixels in (("P0_1.tif", X[0]), ("P0_5.tif", X[2])):
-        tifffile.imwrite(
-            root / name, pixels, photometric="minisblack", metadata={"axes": "CYX"}
-        )
+        write_channels(root / name, pixels)
     mended = collection(root)
     assert embed(featurizer, mended, folder) == [0, 1]
     assert_frame_equal(read_profiles(folder), whole(featurizer, mended))

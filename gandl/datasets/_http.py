@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from gandl._extras import needed
+
 INSTALL = 'pip install "gandl[fetch]"'
 N_CONNECTIONS = 8
 _TIMEOUT = (20, 60)  # seconds to connect, and from one byte to the next
@@ -228,12 +230,8 @@ class RemoteFile(io.RawIOBase):
 
 def import_fetch(name: str) -> Any:
     """pooch, or what comes with it."""
-    try:
+    with needed(f"Fetching data sets needs pooch. Install it: {INSTALL}."):
         return importlib.import_module(name)
-    except ImportError:
-        raise ImportError(
-            f"Fetching data sets needs pooch. Install it: {INSTALL}."
-        ) from None
 
 
 def _reply(response: Any, start: int) -> _Reply:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -71,38 +72,20 @@ class SharedGenerator(torch.Generator):
         return rng
 
 
-def rand(
-    shape: Sequence[int],
-    rng: torch.Generator,
-    device: torch.device | str,
-    dim: int = 0,
-) -> Tensor:
-    """Draw uniform numbers for this rank's images, which dimension ``dim`` counts."""
-    return _drawn(torch.rand, shape, rng, device, dim)
-
-
-def randn(
-    shape: Sequence[int],
-    rng: torch.Generator,
-    device: torch.device | str,
-    dim: int = 0,
-) -> Tensor:
-    """Draw normal numbers for this rank's images, which dimension ``dim`` counts."""
-    return _drawn(torch.randn, shape, rng, device, dim)
-
-
 def _drawn(
     draw: Callable[..., Tensor],
     shape: Sequence[int],
     rng: torch.Generator,
     device: torch.device | str,
-    dim: int,
+    dim: int = 0,
 ) -> Tensor:
+    """Draw numbers for this rank's images, which dimension ``dim`` counts."""
     ranks = rng.ranks if isinstance(rng, SharedGenerator) else ALONE
     whole = [n * (ranks.size if k == dim else 1) for k, n in enumerate(shape)]
     return ranks.share(draw(whole, generator=rng, device=device), dim)
 
 
+rand, randn = partial(_drawn, torch.rand), partial(_drawn, torch.randn)
 ALONE = Ranks()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from gandl.images._ome_zarr import ZarrImage, chunk_keys, open_array
 from gandl.images._planes import Planes, project
 from gandl.images._readers import REMEDY, check_promise, unreadable
-from gandl.images._sources import Reader, Source, common_folder
+from gandl.images._sources import Reader, Source, common_folder, restricted
 from gandl.images._state import Packed
 
 _METADATA = ("zarr.json", ".zarray")
@@ -81,17 +81,7 @@ class ZarrSource(Packed):
         return lambda row: self._read(row, channels)
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
-        used, rows = np.unique(rows, return_inverse=True)
-        if len(used) == len(self.names):
-            return self, rows
-        source = replace(
-            self,
-            names=self.names[used],
-            places=self.places[used],
-            sizes=self.sizes[used],
-            mtimes=self.mtimes[used],
-        )
-        return source, rows
+        return restricted(self, rows, "names", "places", "sizes", "mtimes")
 
     def _check_promise(self, path: str, array: Any) -> None:
         chunk = int(np.prod(array.shards or array.chunks, dtype=object))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gandl._extras import needed
 from gandl.images._ome_tiff import Unlisted
 from gandl.images._planes import PlaneError, Planes
 from gandl.images._readers import INSTALL, REMEDY, unreadable
@@ -68,12 +69,8 @@ def chunk_keys(array: Any, at: Sequence[range]) -> Iterator[tuple[str, tuple]]:
 
 
 def _zarr(path: str) -> Any:
-    try:
+    with needed(f"Reading {path!r} needs zarr 3. Install it: {INSTALL}."):
         import zarr
-    except ImportError as exc:
-        raise ImportError(
-            f"Reading {path!r} needs zarr 3. Install it: {INSTALL}."
-        ) from exc
     return zarr
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from gandl._extras import needed
 from gandl.images._channel_order import Names
 from gandl.images._planes import PlaneError, Planes, project
 from gandl.images._tiff_checks import (
@@ -271,13 +272,8 @@ def _check_chunks(path: str) -> None:
 
 
 def _read_pillow(path: str, byte_limit: int) -> tuple[np.ndarray, str]:
-    try:
+    with needed(f"Reading {path!r} needs Pillow. Install it: {INSTALL}."):
         from PIL import Image
-    except ImportError as exc:
-        raise ImportError(
-            f"Reading {path!r} needs Pillow. Install it: {INSTALL}."
-        ) from exc
-
     with Image.open(path) as picture:
         n_frames = getattr(picture, "n_frames", 1)
         if n_frames > 1:
@@ -295,14 +291,9 @@ def _read_pillow(path: str, byte_limit: int) -> tuple[np.ndarray, str]:
 
 # Pillow drops the low byte of colour PNGs with 16 bits a channel.
 def _read_deep_png(path: str, head: bytes, byte_limit: int) -> tuple[np.ndarray, str]:
-    try:
+    kind = f"{path!r}, a colour PNG of 16 bits a channel,"
+    with needed(f"Reading {kind} needs imagecodecs. Install it: {INSTALL}."):
         from imagecodecs import png_decode
-    except ImportError as exc:
-        raise ImportError(
-            f"Reading {path!r}, a colour PNG of 16 bits a channel, needs imagecodecs. "
-            f"Install it: {INSTALL}."
-        ) from exc
-
     width, height = (int.from_bytes(head[k : k + 4], "big") for k in (16, 20))
     check_promise(width * height * 8, byte_limit)
     with open(path, "rb") as file:

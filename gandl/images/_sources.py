@@ -78,10 +78,7 @@ class ArraySource:
         return None
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
-        used, rows = np.unique(rows, return_inverse=True)
-        if len(used) == len(self.array):
-            return self, rows
-        return ArraySource(self.array[used]), rows
+        return restricted(self, rows, "array")
 
 
 @dataclass(frozen=True)
@@ -212,16 +209,7 @@ class FileSource(Packed):
         return self.sizes
 
     def restrict(self, rows: np.ndarray) -> tuple[Source, np.ndarray]:
-        used, rows = np.unique(rows, return_inverse=True)
-        if len(used) == len(self.names):
-            return self, rows
-        source = replace(
-            self,
-            names=self.names[used],
-            sizes=self.sizes[used],
-            mtimes=self.mtimes[used],
-        )
-        return source, rows
+        return restricted(self, rows, "names", "sizes", "mtimes")
 
     def _read(self, row: int, column: int) -> np.ndarray:
         n_times, n_depths = self.names.shape[2:]
@@ -254,6 +242,14 @@ class FileSource(Packed):
                 f"order, name channels by `channels`, as no file does. {REMEDY}"
             )
         return in_order
+
+
+def restricted(source: Any, rows: np.ndarray, *of_rows: str) -> tuple[Any, np.ndarray]:
+    """The source of these rows alone, and where they are in it, by its arrays."""
+    used, rows = np.unique(rows, return_inverse=True)
+    if len(used) == source.shape[0]:
+        return source, rows
+    return replace(source, **{n: getattr(source, n)[used] for n in of_rows}), rows
 
 
 def common_folder(paths: list[str]) -> str:

@@ -10,6 +10,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array, check_consistent_length
 
+from gandl._extras import needed
 from gandl._row_labels import labels as as_labels
 from gandl.plotting._style import (
     CATEGORIES,
@@ -237,10 +238,6 @@ class EmbeddingDisplay:
 
 
 def _umap(embeddings: np.ndarray, random_state: Any) -> np.ndarray:
-    try:
+    with needed('method="umap" needs umap-learn: pip install umap-learn.'):
         from umap import UMAP
-    except ImportError:
-        raise ImportError(
-            'method="umap" needs umap-learn: pip install umap-learn.'
-        ) from None
     return UMAP(random_state=random_state, n_jobs=1).fit_transform(embeddings)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gandl._extras import needed
 from gandl.images._layouts import natural_key
 
 # Okabe and Ito (2008), "Color universal design": told apart by colour-blind readers.
@@ -21,10 +22,8 @@ _LONGEST = 18  # characters of a name where there is little room
 
 def pyplot() -> Any:
     """Import ``matplotlib.pyplot``, or say which extra has it."""
-    try:
+    with needed('Plots need matplotlib: pip install "gandl[plot]".'):
         import matplotlib.pyplot as plt
-    except ImportError:
-        raise ImportError('Plots need matplotlib: pip install "gandl[plot]".') from None
     return plt
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gandl._extras import needed
 from gandl._files import whole_file
 from gandl._row_labels import check_order
 from gandl._tables import as_pandas, read_text, refuse_twice, separator
@@ -383,9 +384,5 @@ def _suffix(path: str | os.PathLike[str]) -> str:
 
 
 def check_pyarrow() -> None:
-    try:
+    with needed('parquet needs pyarrow: pip install "gandl[profiles]", or use ".csv".'):
         import pyarrow  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            'parquet needs pyarrow: pip install "gandl[profiles]", or use ".csv".'
-        ) from None

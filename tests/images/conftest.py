@@ -2,7 +2,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
+from _images import write_channels
+from PIL import Image
 
 from gandl.images import ImageCollection
 
@@ -32,10 +33,25 @@ def table():
 def folder(tmp_path, pixels, table):
     for image, path in zip(pixels, table["path"], strict=True):
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        tifffile.imwrite(
-            tmp_path / path, image, photometric="minisblack", metadata={"axes": "CYX"}
-        )
+        write_channels(tmp_path / path, image)
     return tmp_path
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Files of one pixel's value each, 0, 1, ..., in the order of their names."""
+
+    def write(*names):
+        for value, name in enumerate(names):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix.lower() in (".png", ".tif", ".tiff"):
+                Image.fromarray(np.full((4, 5), value, np.uint8)).save(path)
+            else:
+                path.write_text("no image")
+        return tmp_path
+
+    return write
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from _images import write_channels
 from joblib import Parallel, delayed
 
 from gandl.images import ImageCollection, percentile_range
@@ -343,12 +344,7 @@ def test_missing_file(folder, table):
     ],
 )
 def test_odd_file(folder, table, image, message):
-    tifffile.imwrite(
-        folder / table["path"][7],
-        image,
-        photometric="minisblack",
-        metadata={"axes": "CYX"},
-    )
+    write_channels(folder / table["path"][7], image)
     X = ImageCollection.from_table(table, root=folder)
     X[:7].load_batch(slice(None))
     for read in (lambda: X[7], lambda: np.asarray(X), lambda: list(X.tile(4))):

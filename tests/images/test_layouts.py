@@ -1,21 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 
 from gandl.images import ImageCollection
-
-
-@pytest.fixture
-def make(tmp_path):
-    def write(*names):
-        for value, name in enumerate(names):
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(path, np.full((4, 5), value, dtype=np.uint8))
-        return tmp_path
-
-    return write
 
 
 def test_fields_become_columns_of_strings(make):

@@ -2,28 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from gandl.images import ImageCollection
 
 GUIDS = ["2DE5D0E6-1639-40D4-8654-9A6247B4B8CD", "E7E91F39-2BB5-4B83-B769-5BB151301A34"]
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Files of one pixel's value each, 0, 1, ..., in the order of their names."""
-
-    def write(*names):
-        for value, name in enumerate(names):
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix in (".png", ".tif", ".tiff", ".TIF"):
-                Image.fromarray(np.full((4, 5), value, np.uint8)).save(path)
-            else:
-                path.write_text("no image")
-        return tmp_path
-
-    return write
 
 
 def values(X):

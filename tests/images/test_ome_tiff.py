@@ -3,13 +3,13 @@
 import os
 import pickle
 import struct
-import threading
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from _images import assert_read_by_threads, stack, write_channels
 from PIL import Image
 
 from gandl.images import ImageCollection, read_image
@@ -53,11 +53,6 @@ def save(path, pages, xml, compression=None):
         tiffinfo={270: xml},
         compression=compression,
     )
-
-
-def stack(*shape):
-    rng = np.random.default_rng(sum(shape))
-    return rng.integers(0, 60_000, shape).astype(np.uint16)
 
 
 def write(path, images, plate="", compression=None, **options):
@@ -116,19 +111,8 @@ def test_a_view_is_a_reference(tmp_path, three, same):
 def test_read_by_threads(tmp_path, three):
     write(tmp_path / "a.ome.tif", three)
     X = ImageCollection.from_ome_tiff(tmp_path / "a.ome.tif")
-    expected, wrong = [image[0, 0] for image in three], []
-
-    def read():
-        for _ in range(10):
-            if not np.array_equal(X.load_batch([0, 1, 2], n_jobs=2), expected):
-                wrong.append(1)
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    np.testing.assert_array_equal(X, [image[0, 0] for image in three])
+    assert_read_by_threads(X)
 
 
 def test_each_file_is_opened_once_an_image(tmp_path, three, monkeypatch):
@@ -288,12 +272,7 @@ def test_fewer_pages_than_described(tmp_path, three):
 
 def test_a_truncated_file_and_one_that_changed(tmp_path, three):
     write(tmp_path / "a.ome.tif", three)
-    tifffile.imwrite(
-        tmp_path / "b.ome.tif",
-        three[0][0, 0],
-        metadata={"axes": "CYX"},
-        photometric="minisblack",
-    )
+    write_channels(tmp_path / "b.ome.tif", three[0][0, 0])
     whole = (tmp_path / "b.ome.tif").read_bytes()
     X = ImageCollection.from_ome_tiff(tmp_path, channels=["DNA", "actin"])
     assert len(X) == 4

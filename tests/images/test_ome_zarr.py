@@ -5,12 +5,12 @@ import os
 import pickle
 import shutil
 import sys
-import threading
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from _images import assert_read_by_threads, stack
 
 from gandl.images import ImageCollection
 
@@ -86,11 +86,6 @@ def write_plate(path, wells, version, **options):
             write_image(path / well / str(k), image, version, **options)
 
 
-def stack(*shape):
-    rng = np.random.default_rng(sum(shape))
-    return rng.integers(1, 60_000, shape).astype(np.uint16)
-
-
 @pytest.fixture(params=[V04, V05])
 def version(request):
     return request.param
@@ -153,19 +148,7 @@ def test_a_view_is_a_reference(X, same):
 
 
 def test_read_by_threads(X):
-    expected, wrong = np.asarray(X), []
-
-    def read():
-        for _ in range(5):
-            if not np.array_equal(X.load_batch([0, 1, 2, 3], n_jobs=2), expected):
-                wrong.append(1)
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert_read_by_threads(X)
 
 
 def test_a_single_image(tmp_path, version):

@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from _images import stack
 from PIL import Image
 
 from gandl.images import ImageCollection, read_image
@@ -16,11 +17,6 @@ def save(path, pages, description=None):
     frames = [Image.fromarray(page) for page in pages]
     info = {} if description is None else {270: description}
     frames[0].save(path, "TIFF", save_all=True, append_images=frames[1:], tiffinfo=info)
-
-
-def stack(*shape):
-    rng = np.random.default_rng(sum(shape))
-    return rng.integers(0, 60_000, shape).astype(np.uint16)
 
 
 def hyperstack(path, image):

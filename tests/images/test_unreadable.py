@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from _images import write_channels
 
 from gandl.images import ImageCollection
 
@@ -15,21 +16,11 @@ from gandl.images import ImageCollection
 def root(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 999, (6, 2, 8, 8), dtype="uint16")
     for k, image in enumerate(pixels):
-        tifffile.imwrite(
-            tmp_path / f"A{k + 1:02}.tif",
-            image,
-            photometric="minisblack",
-            metadata={"axes": "CYX"},
-        )
+        write_channels(tmp_path / f"A{k + 1:02}.tif", image)
     (tmp_path / "A01.tif").write_bytes(b"no image")
     cut = (tmp_path / "A03.tif").read_bytes()[:150]
     (tmp_path / "A03.tif").write_bytes(cut)
-    tifffile.imwrite(
-        tmp_path / "A04.tif",
-        pixels[0, :, :4],
-        photometric="minisblack",
-        metadata={"axes": "CYX"},
-    )
+    write_channels(tmp_path / "A04.tif", pixels[0, :, :4])
     (tmp_path / "A05.tif").unlink()
     return tmp_path
 
