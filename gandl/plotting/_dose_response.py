@@ -198,7 +198,8 @@ class DoseResponseDisplay:
             ax.axvspan(zero / 10**0.2, zero * 10**0.2, color="0.93", lw=0, zorder=0)
             ax.text(zero, 0.02, "0", ha="center", transform=ax.get_xaxis_transform())
         ax.set(xlabel=f"concentration ({plain(unit)})", ylabel="response")
-        ax.set_title(plain(self.name or ""), loc="left")
+        pad = 20 if self.ec50 else None  # points, above the line of the EC50
+        ax.set_title(plain(self.name or ""), loc="left", pad=pad)
         ax.legend(fontsize="small", frameon=False)
         return self
 
@@ -228,7 +229,9 @@ class DoseResponseDisplay:
 def within(concentration: float, tested: np.ndarray) -> str:
     """A concentration as text; outside the tested ones (above zero), their limit."""
     if concentration > tested.max():
-        return f"> {tested.max():.2g}"
+        return f"> {tested.max():.6g}"
     if concentration < tested.min():
-        return f"< {tested.min():.2g}"
-    return f"{concentration:.2g}"
+        return f"< {tested.min():.6g}"
+    return np.format_float_positional(
+        concentration, precision=2, fractional=False, trim="-"
+    )

@@ -20,6 +20,7 @@ from gandl.plotting._style import (
     sorted_categories,
 )
 
+_IN_A_COLUMN = 18  # names in a column of the legend
 _MARKERS = "osD^vPX*"
 
 
@@ -205,12 +206,17 @@ class EmbeddingDisplay:
                 self.ax_.scatter(*missing.T, color=GREY, label="none", **style)
                 self.ax_.legend(fontsize="small", frameon=False)
         else:
-            self._draw_categories(points, labels, style)
+            self._draw_categories(points, labels, style, new=ax is None)
         self.ax_.set(xlabel=self.names[0], ylabel=self.names[1])
         return self
 
     def _draw_categories(
-        self, points: np.ndarray, given: pd.Series, style: dict[str, Any]
+        self,
+        points: np.ndarray,
+        given: pd.Series,
+        style: dict[str, Any],
+        *,
+        new: bool,
     ) -> None:
         labels = as_labels(given)
         names = sorted_categories(labels)
@@ -226,8 +232,12 @@ class EmbeddingDisplay:
             self.ax_.scatter(
                 *mine.T, color=colour, marker=marker, label=plain(label), **style
             )
+        n_columns = -(-len(names) // _IN_A_COLUMN)
+        if new and n_columns > 1:
+            self.figure_.set_figwidth(6 + 1.3 * (n_columns - 1))
         legend = self.ax_.legend(
             title=self.title,
+            ncols=max(1, n_columns),
             fontsize="small",
             frameon=False,
             loc="upper left",

@@ -10,7 +10,7 @@ import numpy as np
 
 from gandl.images import ImageCollection
 from gandl.images._intensity import check_finite
-from gandl.plotting._style import new_grid, plain
+from gandl.plotting._style import new_grid, plain, shortened
 
 # Added up in a pixel; the first three are told apart by any two kinds of cones.
 _COLOURS = (
@@ -181,9 +181,9 @@ class MontageDisplay:
         self.figure_, self.axes_ = new_grid(ax, n, n_columns, figsize=figsize)
         for k, (at, image) in enumerate(zip(self.axes_, self._coloured(), strict=True)):
             at.axis("off")
-            at.imshow(image, interpolation="nearest")
+            at.imshow(image, interpolation="antialiased")
             if self.titles is not None:
-                at.set_title(plain(self.titles[k]), fontsize="small")
+                at.set_title(plain(shortened(self.titles[k])), fontsize="small")
         if self.pixel_size:
             _draw_scale_bar(self.axes_[-1], width, self.pixel_size)
         self._draw_legend(new=ax is None)
@@ -198,7 +198,9 @@ class MontageDisplay:
     def _rgb(self) -> np.ndarray:
         if len(self.channels) == 1:
             return np.ones((1, 3))
-        return np.array(_COLOURS[: len(self.channels)])
+        colours = np.array(_COLOURS[: len(self.channels)])
+        # Of more than three, all of them together would be white too often.
+        return colours * min(1, 2 / colours.sum(axis=0).max())
 
     def _draw_legend(self, new: bool) -> None:
         from matplotlib.patches import Patch
@@ -206,12 +208,14 @@ class MontageDisplay:
         if len(self.channels) == 1:
             return
         patches = [
-            Patch(facecolor=colour, edgecolor="0.5", label=plain(name))
+            Patch(facecolor=colour, edgecolor="0.5", label=plain(shortened(name)))
             for colour, name in zip(self._rgb(), self.channels, strict=True)
         ]
         style = {"handles": patches, "frameon": False, "fontsize": "small"}
         if new:
-            style |= {"loc": "outside lower center", "ncols": len(patches)}
+            room = max(1, int(self.figure_.get_figwidth() / 1.3))  # inches a name
+            n_columns = min(room, len(patches))
+            style |= {"loc": "outside lower center", "ncols": n_columns}
             self.figure_.legend(**style)
         else:  # of a figure that holds other things too
             self.axes_[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), **style)

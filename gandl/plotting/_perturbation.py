@@ -184,7 +184,7 @@ class PerturbationDisplay:
         ----------
         n_names : int, default=20
             How many hits are named at most, those of the lowest on-perturbation first,
-            each name once.
+            each name once; those that would stand above the axes are not.
         ax : matplotlib Axes, default=None
             Where to draw; None: a new figure.
 
@@ -257,7 +257,6 @@ class PerturbationDisplay:
         for row in rows[np.argsort(scores[rows, 0])]:
             if names[row] is None or names[row] in named or len(named) == n_names:
                 continue
-            named.add(names[row])
             height = 3
             label = self.ax_.annotate(
                 plain(shortened(names[row])),
@@ -267,16 +266,22 @@ class PerturbationDisplay:
                 fontsize="small",
                 color=BLACK,
             )
+            label.set_in_layout(False)  # or the axes would make room
             # Up, until it stands on no other name.
             while any(label.get_window_extent().overlaps(other) for other in taken):
                 height += 10
                 label.xyann = (4, height)
+            if label.get_window_extent().y1 > self.ax_.bbox.y1:
+                label.remove()  # there is no room
+                continue
+            named.add(names[row])
             taken.append(label.get_window_extent())
             if height > 3:
-                self.ax_.annotate(
+                line = self.ax_.annotate(
                     "",
                     scores[row],
                     xytext=(4, height),
                     textcoords="offset points",
                     arrowprops={"arrowstyle": "-", "lw": 0.5, "shrinkA": 0},
                 )
+                line.set_in_layout(False)

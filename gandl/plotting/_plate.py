@@ -142,7 +142,7 @@ class PlateDisplay:
         """
         n_columns = min(3, math.ceil(math.sqrt(len(self.values))))
         n_rows = math.ceil(len(self.values) / n_columns)
-        figsize = (4.2 * n_columns + 0.8, 3.0 * n_rows)
+        figsize = (4.2 * n_columns + 1.2, 3.0 * n_rows)
         self.figure_, self.axes_ = new_grid(
             ax, len(self.values), n_columns, figsize=figsize
         )
@@ -164,6 +164,15 @@ class PlateDisplay:
             at.set_yticks(rows, [row_letters(r) for r in rows])
             at.tick_params(length=0, labelsize="small", top=True, bottom=False)
             at.tick_params(labeltop=True, labelbottom=False)
-            at.set_title(plain(name))
+            at.set_title(**_title(name))
         self.figure_.colorbar(shown, ax=list(self.axes_), label=self.label, shrink=0.8)
         return self
+
+
+def _title(name: str) -> dict[str, Any]:
+    """A plate's name in the room there is: small, and then its end, which differs."""
+    size = min(12.0, max(7.0, 12 * 36 / max(1, len(name))))
+    return {
+        "label": plain(name if len(name) <= 60 else f"…{name[-59:]}"),
+        "fontsize": size,
+    }

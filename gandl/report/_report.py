@@ -22,19 +22,18 @@ from gandl._row_labels import check_order, labels
 from gandl.images import ImageCollection
 from gandl.plotting import (
     DoseResponseDisplay,
-    MontageDisplay,
     PerturbationDisplay,
     PlateDisplay,
 )
 from gandl.plotting._dose_response import within
-from gandl.plotting._montage import N_COLOURS
 from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
 from gandl.report._html import given, number, picture, prose, wide, works_at
+from gandl.report._montages import Montages
 from gandl.scoring import DoseResponseScorer
 from gandl.scoring._dose_response_scorer import equal_doses, fit_curve, of_curve
 
-_N_RANGE = 32  # control images that set the brightness of all montages
+_LOWEST, _HIGHEST = -1.0, 2.0  # on-perturbation that plates have a colour for
 # Heading, column of the table of compounds, and whether it is a number.
 _COLUMNS = (
     ("compound", "compound", False),
@@ -204,10 +203,7 @@ class _Page:
         unit: str,
         pixel_size: float | None,
     ) -> None:
-        if images is not None and len(images.channels) > N_COLOURS:
-            images = images.with_channels(images.channels[:N_COLOURS])
-        self.scorer, self.wells, self.images = scorer, wells, images
-        self.unit, self.pixel_size = unit, pixel_size or _pixel_size(images)
+        self.scorer, self.wells, self.images, self.unit = scorer, wells, images, unit
         self.alpha = fit_curve(scorer.curve, np.zeros(1), np.zeros(1)).alpha
         axis = scorer.perturbation_
         batch = wells.get("batch")
@@ -237,7 +233,17 @@ class _Page:
             self.dose[treated],
             batch=None if batch is None else batch[treated],
         )
-        self._ranges: np.ndarray | None = None
+        self.montages = None
+        if images is not None:
+            self.montages = Montages(
+                images,
+                self.of_control,
+                self.scores[:, 0],
+                self.dose,
+                batch,
+                unit=unit,
+                pixel_size=pixel_size,
+            )
 
     def summary(self) -> str:
         calls = self.table["call"].value_counts()
@@ -353,7 +359,7 @@ class _Page:
                 elif column == "call":
                     cells.append(f'<td class="call {value}">{value}</td>')
                 elif column == "works_at":
-                    cells.append(f"<td>{value}</td>")
+                    cells.append(f'<td class="doses">{value}</td>')
                 else:
                     name = escape(str(value))
                     link = f'<a href="#compound-{k}">{name}</a>' if k in shown else name
@@ -397,14 +403,20 @@ class _Page:
         if not {"plate", "well"} <= set(self.wells):
             return ""
         is_left_out = self.wells.index.isin(self.wells_left_out.index)
+        scores = np.where(is_left_out, np.nan, self.scores[:, 0])
         display = PlateDisplay.from_predictions(
-            np.where(is_left_out, np.nan, self.scores[:, 0]),
+            scores,
             self.wells["well"],
             plate=self.wells["plate"],
+            # Or one violent well would leave one colour to all others.
+            vmin=max(_LOWEST, np.nanmin(scores)),
+            vmax=min(_HIGHEST, np.nanmax(scores)),
             label="on-perturbation",
             cmap="cividis",
         )
-        return wide(picture(display.figure_, "on-perturbation of each well, by plate"))
+        told = "on-perturbation of each well, by plate"
+        told += f", what is beyond {_LOWEST:g} and {_HIGHEST:g} as these"
+        return wide(picture(display.figure_, told))
 
     def by_dose(self, n_hits: int) -> str:
         shown = self.table[:n_hits]
@@ -418,15 +430,16 @@ class _Page:
         if not found:
             return "<p>None.</p>"
         negative, positive = map(escape, self.of_control)
-        told = (
-            f"<p>Images run from {negative} over the doses, the highest first, to "
-            f"{positive}: along a drug's effect as it wears off. Each is of the well "
-            "whose on-perturbation is the median, on the compound's first plate where "
-            "that has one.</p>"
-        )
+        told = ""
+        if self.montages is not None:
+            told = (
+                f"<p>Images run from {negative} over the doses, the highest first, to "
+                f"{positive}: along a drug's effect as it wears off. Each is of the "
+                "well whose on-perturbation is the median, on the compound's first "
+                f"plate where that has one.{self.montages.shown}</p>"
+            )
         n = int((self.table["call"] == "hit").sum())
         cut = f"<p>The first {len(found)} of {n}.</p>" if len(found) < n else ""
-        told = "" if self.images is None else told
         return cut + told + "".join(self._hit(k) for k in found)
 
     def _hits(self, n_hits: int) -> list[int]:
@@ -470,66 +483,5 @@ class _Page:
         batch = self.wells["batch"][rows] if "batch" in self.wells else None
         return self.scorer.curve_data(self.scores[rows, 0], self.dose[rows], batch)
 
-    def _montage(self, name: Any, rows: np.ndarray) -> str:
-        """The negative control, the doses from the highest, the positive control."""
-        if self.images is None:
-            return ""
-        chosen, titles = [], []
-        negative, positive = self.of_control
-        batches = self.wells.get("batch")
-        for title, candidates in (
-            (negative, self.of_control[negative]),
-            *(
-                (f"{dose:g} {self.unit}", rows[self.dose[rows] == dose])
-                for dose in np.unique(self.dose[rows])[::-1]
-            ),
-            (positive, self.of_control[positive]),
-        ):
-            # Of the compound's own plate, where there is one: plates differ.
-            if batches is not None:
-                near = candidates[(batches[candidates] == batches[rows[0]]).to_numpy()]
-                candidates = near if len(near) else candidates
-            chosen.append(_most_typical(candidates, self.scores))
-            titles.append(title)
-        display = MontageDisplay.from_images(
-            np.stack([self.images[int(row)] for row in chosen]),
-            channels=self.images.channels,
-            titles=titles,
-            ranges=self._brightness(),
-            pixel_size=self.pixel_size,
-            n_columns=len(chosen),
-        )
-        return wide(
-            picture(
-                display.figure_,
-                f"{name}: images from {negative} over falling doses to {positive}",
-            )
-        )
-
-    def _brightness(self) -> np.ndarray:
-        """One range a stain for all montages, from controls of both kinds."""
-        if self._ranges is None:
-            assert self.images is not None
-            both = np.concatenate(
-                [
-                    rows[:: max(1, 2 * len(rows) // _N_RANGE)]
-                    for rows in self.of_control.values()
-                ]
-            )
-            pixels = np.stack([self.images[int(row)] for row in both])
-            self._ranges = np.percentile(pixels, [0.5, 99.8], axis=(0, 2, 3)).T
-        return self._ranges
-
-
-def _pixel_size(images: ImageCollection | None) -> float | None:
-    """That of all images, by their metadata, if it is one."""
-    if images is None or "pixel_size" not in images.metadata:
-        return None
-    sizes = pd.to_numeric(images.metadata["pixel_size"], errors="coerce").unique()
-    return float(sizes[0]) if len(sizes) == 1 and sizes[0] > 0 else None
-
-
-def _most_typical(rows: np.ndarray, scores: np.ndarray) -> int:
-    """The row whose on-perturbation is the median: the lower of the two."""
-    order = np.argsort(scores[rows, 0], kind="stable")
-    return int(rows[order[(len(rows) - 1) // 2]])
+    def _montage(self, name: str, rows: np.ndarray) -> str:
+        return "" if self.montages is None else self.montages.of_compound(name, rows)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from gandl.plotting import DoseResponseDisplay
+from gandl.plotting._dose_response import within
 from gandl.scoring import DoseResponseRegressor
 
 
@@ -160,3 +161,11 @@ def test_a_table_is_held_against_the_one_that_was_fitted():
         DoseResponseDisplay.from_estimator(fitted, X[names[::-1]], y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         DoseResponseDisplay.from_estimator(fitted, X, y[:4])
+
+
+def test_concentrations_are_written_out():
+    tested = np.array([0.125, 1e6])
+    assert within(6789.0, tested) == "6800"
+    assert within(0.456, tested) == "0.46"
+    assert within(2e6, tested) == "> 1e+06"
+    assert within(0.1, tested) == "< 0.125"

@@ -113,3 +113,17 @@ def test_order_of_categories(embeddings, labels, order):
     display = EmbeddingDisplay.from_predictions(embeddings[:3], labels)
     legend = display.ax_.get_legend()
     assert [text.get_text() for text in legend.get_texts()] == order
+
+
+def test_a_long_legend_has_columns_and_leaves_the_map_its_room():
+    points = np.random.default_rng(0).normal(size=(120, 3))
+    display = EmbeddingDisplay.from_predictions(
+        points, [f"c{k % 50}" for k in range(120)]
+    )
+    display.figure_.canvas.draw()
+    inside = display.figure_.bbox
+    for text in display.ax_.get_legend().get_texts():
+        extent = text.get_window_extent()
+        assert inside.contains(*extent.min)
+        assert inside.contains(*extent.max)
+    assert display.ax_.bbox.height > 0.7 * inside.height

@@ -98,3 +98,17 @@ def test_masks():
     (pixels,) = shown(MontageDisplay.from_images(masks))
     assert (pixels[..., :2, :] == 1).all()
     assert (pixels[..., 2:, :] == 0).all()
+
+
+def test_many_stains_together_are_no_white_blob():
+    for n in range(2, 7):
+        images = np.broadcast_to([[[[0, 1]]]], (1, n, 1, 2))
+        display = MontageDisplay.from_images(images, ranges=[[0, 1]] * n)
+        shown = display.axes_[0].images[0].get_array()
+        assert not shown[0, 0].any()
+        assert shown[0, 1].max() == 1
+        if n > 3:  # two of them leave room for the others
+            pair = MontageDisplay.from_images(
+                images * (np.arange(n) < 2)[:, None, None], ranges=[[0, 1]] * n
+            )
+            assert pair.axes_[0].images[0].get_array()[0, 1].min() < 1

@@ -136,3 +136,22 @@ def test_long_names_of_hits_are_shortened():
     )
     written = {text.get_text() for text in display.ax_.texts} - {""}
     assert written == {"remdesivir", "(2R,3R,4S,5…4-diol"}
+
+
+def test_names_stay_in_the_axes_and_take_no_room_from_them():
+    rng = np.random.default_rng(0)
+    hits = rng.normal([0.1, 0.35], 0.03, (20, 2))
+    controls = {"mock": rng.normal(0, 0.1, (9, 2)), "sick": rng.normal(1, 0.1, (9, 2))}
+    heights = []
+    for n in (1, 20):
+        names = [f"compound number {k}" for k in range(n)]
+        display = PerturbationDisplay.from_predictions(
+            hits[:n], controls, names=names, calls=["hit"] * n
+        )
+        display.figure_.canvas.draw()
+        for text in display.ax_.texts:
+            if text.get_text():
+                assert text.get_window_extent().y1 <= display.ax_.bbox.y1 + 1
+        heights.append(display.ax_.bbox.height)
+    assert sum(bool(text.get_text()) for text in display.ax_.texts) > 5
+    assert heights[1] == pytest.approx(heights[0], rel=0.02)

@@ -72,6 +72,24 @@ def written(tmp_path):
     return path, table
 
 
+def test_of_large_images_the_middle_is_shown(tmp_path, monkeypatch):
+    seen = []
+    original = MontageDisplay.from_images
+    monkeypatch.setattr(
+        MontageDisplay, "from_images", lambda x, **k: seen.append(x) or original(x, **k)
+    )
+    X, wells = screen()
+    pixels = np.zeros((len(X), 1, 40, 301), "uint16")
+    pixels[..., 22] = pixels[..., 277] = 9  # the first and the last of 256
+    images = ImageCollection.from_array(pixels)
+    write_report(tmp_path / "page.html", fitted(X, wells), X, wells, images=images)
+    text = (tmp_path / "page.html").read_text()
+    assert "Shown are the 256 x 40 pixels in the middle of each." in text
+    for shown in seen:
+        assert shown.shape[1:] == (1, 40, 256)
+        assert (shown[..., [0, -1]] == 9).all()
+
+
 @pytest.mark.parametrize(
     ("sizes", "bar"), [([0.5], 0.5), (["0.5"], 0.5), ([0.5, 0.6], None), ([None], None)]
 )
