@@ -26,7 +26,8 @@ parameters of the featurizer: "source: gandl detail=false".
 
 Learning methods have the same minutes each, of one core's processor time. Runs that
 were made before for the same minutes join the table by ``--join``, and are not made
-again; ``--methods ""`` then only prints.
+again; ``--methods ""`` then only prints. ``--over "source: gandl"`` gives each score's
+difference from that row's too, fold by fold.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from _tasks import (
     read_folder,
     with_cycloheximide,
 )
-from embedding import save, scored
+from embedding import differences, save, scored
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="of one core, each")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a method")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--over", help="a row: differences from its scores")
     parser.add_argument("--out", type=Path, default=Path("zero_shot.json"))
     arguments = parser.parse_args()
     _methods.CHECKPOINTS = (1.0,)  # only the end is asked
@@ -103,6 +105,9 @@ def main() -> None:
                     results += measure(name, pair, method, arguments.minutes, seed)
                     save(results, arguments.out)
         print(f"\n{name}\n{table(results, name)}\n", flush=True)
+        if over := arguments.over:
+            mine = [r | {"data": r["pair"]} for r in results]
+            print(f"Over {over}\n{differences(mine, name, over)}\n", flush=True)
 
 
 def measure(
