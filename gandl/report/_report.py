@@ -253,7 +253,9 @@ class _Page:
         found = self.scorer.perturbation_.separation_
         unknown = found["cohens_d"].isna()
         poor = ~found["separate"] & ~unknown
-        words = f"{len(self.table)} compounds in {len(self.treated)} wells: "
+        n_compounds, n_wells = len(self.table), len(self.treated)
+        words = f"{n_compounds} compound{'s' * (n_compounds != 1)} in "
+        words += f"{n_wells} well{'s' * (n_wells != 1)}: "
         words += f"{', '.join(parts)}."
         if n := self.table["p_value"].isna().sum():
             words += f" Too few doses for a curve, and called by their means: {n}."
