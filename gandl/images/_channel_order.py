@@ -12,7 +12,7 @@ def names_of_first(path: str, own: Names, asked: Names) -> tuple[Names, Names]:
 
     ``asked`` are the user's: the first file's own, in any order, or others for them.
     """
-    if sorted(own) == sorted(asked):
+    if _are_same(own, asked):
         return asked, ()
     if len(asked) == len(own) and (moved := _moved(asked, own)):
         raise ValueError(
@@ -34,11 +34,15 @@ def arranged(
     if own == expected:
         return image
     for names in (expected, asked):
-        if own and sorted(own) == sorted(names):
+        if own and _are_same(own, names):
             return image[[own.index(name) for name in names]]
     if asked and not _moved(own, expected) and not _moved(own, asked):
         return image
     return None
+
+
+def _are_same(own: Names, others: Names) -> bool:
+    return len(own) == len(others) and {*own} == {*others}  # own ones are unique
 
 
 def _moved(some: Names, others: Names) -> str | None:

@@ -160,7 +160,7 @@ class ImageCollection(OmeView, ScreenView):
             default.
         channels : sequence of str of length C, default=None
             The names of the channels. By default those of the mapping or of the
-            columns, or "channel_0", "channel_1", ... for files that hold all.
+            columns, those that OME-TIFF files give them, or "channel_0", ... .
         z, t : int, "max" or "mean", default=None
             Of TIFF stacks with several planes or time points: the one to take,
             counted from 0, or a projection; the mean becomes float32 (float64 if of
