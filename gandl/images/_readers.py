@@ -17,6 +17,7 @@ from gandl.images._tiff_checks import (
     check_directories,
     check_extent,
     check_held,
+    other_files,
 )
 
 # A header or a view that asks for more memory than this is refused.
@@ -228,7 +229,9 @@ def n_unnamed_pages(path: str) -> int:
 
 def _channel_names(root: ElementTree.Element | None) -> Names:
     """What OME-XML calls the channels of its one image, if each has a name."""
-    described = [] if root is None else list(root.iterfind("{*}Image"))
+    if root is None or any(other_files("", root)):
+        return ()  # which of the pages are whose is not to be known here
+    described = list(root.iterfind("{*}Image"))
     if len(described) != 1:
         return ()
     found = [one.get("Name") for one in described[0].iterfind("{*}Pixels/{*}Channel")]

@@ -564,3 +564,23 @@ def test_time_points_in_files_go_by_name(named, tmp_path):
     X = by_name(tmp_path, pattern, t="max", on_error="skip")
     assert X.skipped["well"].tolist() == ["B02"]
     assert np.asarray(X)[:, :, 0, 0].tolist() == [[1, 2]]
+
+
+def test_names_of_the_planes_of_another_file_are_not_those_of_a_file_s_pages(tmp_path):
+    """As in a file that was renamed: where the planes are, only the old name tells."""
+    data = "".join(
+        f'<TiffData FirstC="{1 - c}" IFD="{c}" PlaneCount="1">'
+        '<UUID FileName="old.ome.tif">urn:uuid:1</UUID></TiffData>'
+        for c in (0, 1)
+    )
+    pages = [np.full((4, 5), value, "uint16") for value in (2, 1)]
+    head = HEAD.format(2)
+    xml = f"{head}{described(0, (1, 1, 2, 4, 5), data)}</OME>"
+    save(tmp_path / "A01.ome.tif", pages, xml)
+    with pytest.warns(UserWarning, match="does not say what its 2 pages are"):
+        X = by_name(tmp_path)
+    assert X.channels == ("channel_0", "channel_1")
+    save(tmp_path / "A01.ome.tif", pages, xml.replace("uuid:2", "uuid:1"))
+    X = by_name(tmp_path)
+    assert X.channels == ("DNA", "actin")
+    assert np.asarray(X)[0, :, 0, 0].tolist() == [1, 2]
