@@ -44,9 +44,8 @@ class GANDLFeaturizer(
         What each parameter below that is None becomes. "default" trains a small
         contrastive discriminator in minutes on a laptop; its first layer sees the fine
         detail of images, amplified, beside them, and the generator's the latent.
-        "paper" is GAN-DL as published [1]_, with the constants of StyleGAN2 [2]_ where
-        the paper is silent: no contrast, the penultimate layer as embedding, a large
-        network that needs a GPU for days.
+        "paper" is GAN-DL as published [1]_, where that is silent with the constants of
+        StyleGAN2 [2]_: no contrast, the penultimate layer, days of a GPU.
     features : {"pooled", "central", "penultimate"} or int, default=None
         The embedding. "pooled": mean and standard deviation over positions of every
         block's output; "central": weighted by a Gaussian about the centre, for crops of
@@ -159,13 +158,12 @@ class GANDLFeaturizer(
         Images trained on, repeats counted.
     loss_curve_ : dict of str to ndarray
         Means of the losses over about a hundredth of the training each, and
-        "n_images", at which they end. With 256 images or more, and where the
-        adversarial game is played, also, every tenth of it,
-        "diversity", the mean distance of two generated images in units of that of two
-        real ones, "sign", the mean sign of the discriminator's logits of images trained
-        on (r_t in [5]_), and "overfitting": where, between images trained on, 0, and
-        generated ones, 1, the discriminator sees 32 images that were kept from
-        training for this (r_v in [5]_). Low diversity and high overfitting warn.
+        "n_images", at which they end. With 256 images or more and a generator also,
+        every tenth of it, "diversity", the mean distance of two generated images in
+        units of that of two real ones, "sign", the mean sign of the discriminator's
+        logits of images trained on (r_t in [5]_), and "overfitting": where, between
+        images trained on, 0, and generated ones, 1, the discriminator sees 32 images
+        kept for this (r_v in [5]_). Low diversity and high overfitting warn.
     augment_p_ : float
         Probability of augmentation at the end.
     training_state_ : dict
@@ -181,8 +179,7 @@ class GANDLFeaturizer(
     Row i of ``transform`` depends on image i alone: the minibatch standard deviation
     of the discriminator is held at its mean over training.
 
-    A pickle is to be loaded only from someone you trust; what `save` writes holds no
-    code.
+    A pickle is to be loaded only from someone you trust; `save` writes no code.
 
     References
     ----------
