@@ -22,7 +22,7 @@ from gandl._tables import (
     with_usual_names,
 )
 from gandl.images import ImageCollection
-from gandl.images._microscopes import images_below
+from gandl.images._ome import only_ome
 from gandl.images._ome_tiff import ENDS
 
 # Of objects and images, as CellProfiler counts them: no measurements.
@@ -34,12 +34,12 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
     source = options.images
     if not source.exists():
         raise FileNotFoundError(f"There is no {str(source)!r}.")
-    names, stores = [source.name], list[str]()
+    is_ome_tiff, stores = source.name.lower().endswith(ENDS), list[str]()
     if source.is_dir():
-        names, stores = ([], []) if options.pattern else images_below(str(source))
-    if stores and not names:
+        is_ome_tiff, stores = (False, []) if options.pattern else only_ome(str(source))
+    if stores:
         images = _from_ome(ImageCollection.from_ome_zarr, stores, options)
-    elif names and not stores and all(n.lower().endswith(ENDS) for n in names):
+    elif is_ome_tiff:
         images = _from_ome(ImageCollection.from_ome_tiff, [str(source)], options)
     elif source.is_dir():
         refuse_unused(options, "a folder", "path", "root")

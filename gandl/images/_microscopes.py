@@ -16,8 +16,8 @@ from gandl._wells import well_name
 _WELL = r"(?P<well>[A-Za-z]{1,2}\d{2})"
 GUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _SUFFIX = r"\.(?:tiff?|TIFF?|png|PNG)"
-_IMAGE = re.compile(r"\.(?:tiff?|png)$", re.IGNORECASE)
-_HIDDEN = re.compile(r"[.@#$]|__")  # folders of systems, not of plates
+IMAGE = re.compile(r"\.(?:tiff?|png)$", re.IGNORECASE)
+HIDDEN = re.compile(r"[.@#$]|__")  # folders of systems, not of plates
 # The experiment is what the name of a file begins with, as short as can be, lest site
 # s10 be a well; "._" are macOS's own files.
 _EXPERIMENT = r"(?P<experiment>(?!\._)[^/]+?)_"
@@ -167,11 +167,11 @@ def _tell_folders_without(root: str, paths: list[str], matches: list[_Match]) ->
     fit = {match.path for match in matches}
     without: dict[str, str] = {}
     for path in paths:
-        if above + path in fit or not _IMAGE.search(path):
+        if above + path in fit or not IMAGE.search(path):
             continue
         *folders, _ = path.split("/")
         at = ["/".join(folders[:depth]) for depth in depths if depth <= len(folders)]
-        if taken.isdisjoint(at) and not any(map(_HIDDEN.match, folders)):
+        if taken.isdisjoint(at) and not any(map(HIDDEN.match, folders)):
             for folder in at:
                 without.setdefault(folder, path)
     for folder in taken:  # what lies above a plate is none
@@ -221,20 +221,6 @@ def folders_below(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
         )
         seen.update(targets)
         yield folder, inner, sorted(names)
-
-
-def images_below(root: str) -> tuple[list[str], list[str]]:
-    """Names of image files below a folder, and Zarr stores; hidden ones left out."""
-    images: list[str] = []
-    stores: list[str] = []
-    for folder, inner, names in folders_below(root):
-        if ".zattrs" in names or "zarr.json" in names:
-            stores.append(folder)
-            inner.clear()
-            continue
-        inner[:] = [name for name in inner if not _HIDDEN.match(name)]
-        images += [n for n in names if _IMAGE.search(n) and not n.startswith(".")]
-    return images, stores
 
 
 def _above(root: str) -> str:

@@ -15,7 +15,8 @@ from joblib import Parallel, delayed
 
 from gandl.images._chunks import ZarrSource
 from gandl.images._layouts import channel_names
-from gandl.images._ome_tiff import Unlisted, list_ome_tiff
+from gandl.images._microscopes import HIDDEN, IMAGE, folders_below
+from gandl.images._ome_tiff import ENDS, Unlisted, list_ome_tiff
 from gandl.images._ome_zarr import list_ome_zarr
 from gandl.images._pages import PageSource
 from gandl.images._planes import as_planes
@@ -123,6 +124,26 @@ def _check_like(image: Any, first: Any) -> None:
                 f"first image has {of(first)}. Read images of one kind at a time, or "
                 'pass on_error="skip" to leave out those that are not like most.'
             )
+
+
+def only_ome(root: str) -> tuple[bool, list[str]]:
+    """Whether all images below a folder are OME-TIFFs; or its Zarr stores, without any.
+
+    What is hidden does not count. Ends at the first other image: plates have many.
+    """
+    stores: list[str] = []
+    any_images = False
+    for folder, inner, names in folders_below(root):
+        if ".zattrs" in names or "zarr.json" in names:
+            stores.append(folder)
+            inner.clear()
+            continue
+        inner[:] = [name for name in inner if not HIDDEN.match(name)]
+        images = [n for n in names if IMAGE.search(n) and not n.startswith(".")]
+        if not all(name.lower().endswith(ENDS) for name in images):
+            return False, []
+        any_images |= bool(images)
+    return any_images and not stores, [] if any_images else stores
 
 
 class OmeView(ImageView):

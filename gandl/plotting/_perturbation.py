@@ -257,6 +257,7 @@ class PerturbationDisplay:
         for row in rows[np.argsort(scores[rows, 0])]:
             if names[row] is None or names[row] in named or len(named) == n_names:
                 continue
+            named.add(names[row])
             height = 3
             label = self.ax_.annotate(
                 plain(shortened(names[row])),
@@ -274,7 +275,6 @@ class PerturbationDisplay:
             if label.get_window_extent().y1 > self.ax_.bbox.y1:
                 label.remove()  # there is no room
                 continue
-            named.add(names[row])
             taken.append(label.get_window_extent())
             if height > 3:
                 line = self.ax_.annotate(

@@ -406,6 +406,9 @@ class _Page:
             return ""
         is_left_out = self.wells.index.isin(self.wells_left_out.index)
         scores = np.where(is_left_out, np.nan, self.scores[:, 0])
+        label = "on-perturbation"
+        if ((scores < _LOWEST) | (scores > _HIGHEST)).any():
+            label += f" (beyond {_LOWEST:g} and {_HIGHEST:g}: as these)"
         display = PlateDisplay.from_predictions(
             scores,
             self.wells["well"],
@@ -413,12 +416,10 @@ class _Page:
             # Or one violent well would leave one colour to all others.
             vmin=max(_LOWEST, np.nanmin(scores)),
             vmax=min(_HIGHEST, np.nanmax(scores)),
-            label="on-perturbation",
+            label=label,
             cmap="cividis",
         )
-        told = "on-perturbation of each well, by plate"
-        told += f", what is beyond {_LOWEST:g} and {_HIGHEST:g} as these"
-        return wide(picture(display.figure_, told))
+        return wide(picture(display.figure_, "on-perturbation of each well, by plate"))
 
     def by_dose(self, n_hits: int) -> str:
         shown = self.table[:n_hits]
@@ -474,16 +475,16 @@ class _Page:
             notes.append(
                 f"toxic from {number(onset)} {self.unit}, where the curve is not fitted"
             )
+        pictures = ""
+        if self.montages is not None:
+            pictures = self.montages.of_compound(name, rows)
         return (
             f'<article id="compound-{k}"><h3>{escape(name)}</h3>'
             f"<p>{escape('; '.join(notes))}.</p>"
             f"{picture(display.figure_, f'dose response of {name}')}"
-            f"{self._montage(name, rows)}</article>"
+            f"{pictures}</article>"
         )
 
     def _curve_data(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = self.wells["batch"][rows] if "batch" in self.wells else None
         return self.scorer.curve_data(self.scores[rows, 0], self.dose[rows], batch)
-
-    def _montage(self, name: str, rows: np.ndarray) -> str:
-        return "" if self.montages is None else self.montages.of_compound(name, rows)
