@@ -75,9 +75,9 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         The scaler, fitted.
     control_scores_ : ndarray of shape (n_controls, 2)
         On- and off-perturbation of each control by an axis that it was not fitted on
-        (all others that its axis is of; with "discriminant" or a scaler, 19 of 20), in
-        order of rows; NaN where controls are too few to leave one out: negative ones of
-        a batch of fewer than three, with a scaler.
+        (all others that its axis is of; with "discriminant" or a scaler, up to 19 of
+        20), in order of rows; NaN where controls are too few to leave one out: negative
+        ones of a batch of fewer than three, with a scaler.
     control_kinds_ : ndarray of shape (n_controls,)
         0 for a negative, 1 for a positive control.
     control_batches_ : ndarray of shape (n_controls,)
@@ -192,24 +192,22 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         self.scaler_ = self._fitted_scaler(X, y, rows)
         self.batches_ = sorted_batches(rows)
         of = batch_positions(rows, self.batches_)
-        axes, found = [], []
         self.control_kinds_, self.control_batches_ = kind, rows
-        self.control_scores_ = np.full((len(X), 2), np.nan)
         rows_of = rows_of_each(of, len(self.batches_))
-        if self.pooled:
-            parts = [("all", np.arange(len(X)))]
-        else:
-            parts = list(zip(self.batches_, rows_of, strict=True))
+        names = ["all"] if self.pooled else list(self.batches_)
+        parts = [np.arange(len(X))] if self.pooled else rows_of
         scaled = _scaled(self.scaler_, X, rows)
-        for name, mine in parts:
-            axes.append(self._axis(scaled[mine], kind[mine], name))
-            of_controls = (a[mine] for a in (X, scaled, y, kind, rows, of))
-            self.control_scores_[mine] = self._held_out_scores(
-                *of_controls, whole=axes[-1]
-            )
+        axes = [
+            self._axis(scaled[mine], kind[mine], name)
+            for name, mine in zip(names, parts, strict=True)
+        ]
+        self.control_scores_ = self._held_out_scores(
+            X, scaled, y, kind, rows, of, parts, axes
+        )
         self.origins_, self.directions_, self.weights_ = map(
             np.stack, zip(*axes, strict=True)
         )
+        found = []
         for mine in rows_of:
             scores = self.control_scores_[mine, 0]
             on = [scores[kind[mine] == k] for k in (0, 1)]
@@ -376,13 +374,13 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         kind: np.ndarray,
         rows: np.ndarray,
         of: np.ndarray,
-        *,
-        whole: tuple[np.ndarray, np.ndarray, np.ndarray],
+        parts: list[np.ndarray],
+        axes: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
     ) -> np.ndarray:
         """Of controls, by what was not fitted on them; for any order of rows.
 
-        ``rows`` and ``of`` are their batches and the positions of these, ``whole`` is
-        the axis of all.
+        ``rows`` and ``of`` are their batches and the positions of these, ``parts`` the
+        rows that each of the ``axes`` is of.
         """
         scores = np.full((len(X), 2), np.nan)
         # A discriminant needs three rows, and two controls of a kind leave one each; a
@@ -394,25 +392,33 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
             by = int(self.negative_ not in self._scaling_labels())
             n_scaling = np.bincount(of[kind == by], minlength=of.max() + 1)
             held_out = (kind != by) | (n_scaling[of] >= 3)
-        counts = np.bincount(kind[held_out], minlength=2)
         by_mean = self.scaler is None and self.axis == "mean"
-        if counts.min() < (2 if by_mean else 3):
-            return scores
-        if by_mean:
-            return _leave_one_out(X, kind)
-        on = _scores(scaled, *whole)[:, 0]
-        unit = float(np.linalg.norm(whole[1]))
-        fold = np.full(len(X), -1)
-        for k in (0, 1):  # dealt out batch by batch, in order of the score
-            mine = np.flatnonzero(held_out & (kind == k))
-            dealt = mine[np.lexsort([on[mine], of[mine]])]
-            fold[dealt] = np.arange(len(mine)) % min(20, counts.min())
+        fold, start = np.full(len(X), -1), 0
+        for mine, whole in zip(parts, axes, strict=True):
+            counts = np.bincount(kind[mine[held_out[mine]]], minlength=2)
+            if counts.min() < (2 if by_mean else 3):
+                continue
+            if by_mean:
+                scores[mine] = _leave_one_out(X[mine], kind[mine])
+                continue
+            n_folds = min(20, counts.min())
+            for k in (0, 1):  # dealt out batch by batch, in order of the score
+                dealt = mine[held_out[mine] & (kind[mine] == k)]
+                on = _scores(scaled[dealt], *whole)[:, 0]
+                dealt = dealt[np.lexsort([on, of[dealt]])]
+                fold[dealt] = (start + np.arange(len(dealt)) % n_folds) % 20
+            start += n_folds
+        # The scaler of other rows has learned from all batches, whatever their axis.
         for held in range(fold.max() + 1):
-            train, test = fold != held, fold == held
+            train = fold != held
             scaler = self._fitted_scaler(X[train], y[train], rows[train])
-            seen, unseen = (_scaled(scaler, X[k], rows[k]) for k in (train, test))
-            axis = self._axis(seen, kind[train], "all")
-            scores[test] = _scores(unseen, *axis, unit)
+            now = _scaled(scaler, X, rows)
+            for mine, whole in zip(parts, axes, strict=True):
+                test, seen = mine[~train[mine]], mine[train[mine]]
+                if len(test):
+                    axis = self._axis(now[seen], kind[seen], "all")
+                    unit = float(np.linalg.norm(whole[1]))
+                    scores[test] = _scores(now[test], *axis, unit)
         return scores
 
     def _tell_poor_controls(self) -> None:

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gandl.profiles import ControlScaler
+from gandl.profiles import ControlScaler, TypicalVariationNormalizer
 from gandl.scoring import DoseResponseScorer, PerturbationScorer
 from gandl.scoring._separation import separation
 
@@ -439,3 +439,27 @@ def small_plates():
     y = np.tile(np.repeat(["mock", "infected"], [8, 2]), 2).astype(object)
     X = rng.normal(size=(20, 3)) + 5 * (y == "infected")[:, None]
     return X, y, np.repeat(["P1", "P2"], 10)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(
+    "scaler",
+    [
+        ControlScaler(control="mock"),
+        ControlScaler(control="mock", prior_df=6),
+        TypicalVariationNormalizer(control="mock"),
+    ],
+)
+def test_controls_left_out_are_scaled_as_other_rows_are(scaler, pooled):
+    rng = np.random.default_rng(0)
+    y = np.tile(np.repeat(["mock", "infected", "compound"], [5, 12, 40]), 6)
+    batch = np.repeat(np.arange(6), 57)
+    X = rng.normal(size=(len(y), 8))
+    X[y != "mock", :4] += 3
+    scorer = PerturbationScorer(
+        negative="mock", positive="infected", scaler=scaler, pooled=pooled
+    )
+    scorer.fit(X, y, batch=batch)
+    inert = scorer.transform(X, batch=batch)[y == "compound"]
+    held_out = scorer.control_scores_[scorer.control_kinds_ == 1]
+    np.testing.assert_allclose(held_out.mean(axis=0), inert.mean(axis=0), rtol=0.15)
