@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import gandl
-from gandl._storage import read_safetensors, require_safetensors, write_safetensors
+from gandl._extras import require_safetensors
+from gandl._storage import read_safetensors, write_safetensors
 from gandl._tensors import to_arrays, to_tensors
 from gandl._warnings import warn
 from gandl.images import ImageCollection

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import sys
 import unicodedata
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def refuse_unused(options: argparse.Namespace, source: str, *names: str) -> None
 
 def tell(message: str) -> None:
     """Say something that is no result."""
-    print(message, file=sys.stderr)
+    with suppress(OSError):  # of a log whose disk is full: work goes on
+        print(message, file=sys.stderr, flush=True)
 
 
 class _Command(argparse.ArgumentParser):

@@ -45,10 +45,21 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     )
     _check_units(known.loc[treated.index], options)
     _tell_several(known.loc[treated.index], options)
+    zero = treated[treated["concentration"] == 0]
     if options.positive is None:
         _check_treatments(known, treated, options)
     else:
         _check_curves(wells, treated, n_negative, options)
+        _tell_doses_of_positive(known, wells, options)
+        most = treated.groupby("compound")["concentration"].transform("max")
+        zero = treated[most == 0]  # beside others, it is a dose as they are
+    if 0 < len(zero) < len(treated):
+        first = zero.iloc[0]
+        tell(
+            "Wells of a compound at concentration 0 are taken for treated: "
+            f"{len(zero)}, such as {first['well']} of plate {first['plate']}, "
+            f"{first['compound']!r}. If that is no treatment, name it by --vehicle."
+        )
     for names in spelled_alike(wells["compound"]):
         tell(
             f"Taken for different compounds: {' and '.join(map(repr, names))}. If they "
@@ -121,14 +132,6 @@ def _check_treatments(
         raise ValueError(
             f"{compound!r} at {dose:g} was given to wells that are {found} by the "
             f"column {options.control!r}: take one kind by --select."
-        )
-    zero = treated[treated["concentration"] == 0]
-    if 0 < len(zero) < len(treated):
-        first = zero.iloc[0]
-        tell(
-            "Wells of a compound at concentration 0 are taken for treated: "
-            f"{len(zero)}, such as {first['well']} of plate {first['plate']}, "
-            f"{first['compound']!r}. If that is no treatment, name it by --vehicle."
         )
     doses = treated[["compound", "concentration"]].drop_duplicates()
     doses = doses.sort_values(["compound", "concentration"])
@@ -205,6 +208,21 @@ def _tell_several(treated: pd.DataFrame, options: argparse.Namespace) -> None:
                 f"{', '.join(map(str, found[:5]))}. To have one alone: --select "
                 f'"{name} == {found[0]!r}".'
             )
+
+
+def _tell_doses_of_positive(
+    known: pd.DataFrame, wells: pd.DataFrame, options: argparse.Namespace
+) -> None:
+    """Tell of positive controls that are a drug at several concentrations."""
+    positive = wells.index[wells["kind"] == options.positive]
+    doses = pd.to_numeric(known.loc[positive, options.concentration], errors="coerce")
+    n = doses[doses > 0].nunique()
+    if options.control == options.compound and n > 1:
+        tell(
+            f"The positive controls {options.positive!r} are of {n} concentrations, "
+            "and all are taken for alike: take those that act by --select, or leave "
+            "out --positive."
+        )
 
 
 def _tell_doses_without_compound(

@@ -13,3 +13,10 @@ def needed(told: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(told) from error
+
+
+def require_safetensors() -> None:
+    """Tell the extra to install if safetensors is not there."""
+    told = 'Models and checkpoints are kept by safetensors: pip install "gandl[hub]".'
+    with needed(told):
+        import safetensors.numpy  # noqa: F401

@@ -35,7 +35,8 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
         with suppress(OSError):  # not every system opens folders
             _flush(path.parent, os.O_RDONLY)
     except OSError as error:
-        if error.errno in _OF_DISKS and error.filename is None:
+        nameless = error.errno in _OF_DISKS and error.filename is None
+        if nameless or error.filename == str(part):
             error.filename = str(path)
         raise
     finally:

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -172,7 +172,8 @@ class _Plain:
     def __call__(self, fraction: float, text: str) -> None:
         if int(fraction * 10) > self.printed:
             self.printed = int(fraction * 10)
-            print(f"{fraction:4.0%} {text}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # of a log whose disk is full: training goes on
+                print(f"{fraction:4.0%} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass

@@ -26,13 +26,15 @@ def check_order(X: Any, **columns: Any) -> None:
     for name, column in columns.items():
         is_pandas = isinstance(column, pd.Series | pd.DataFrame)
         if is_pandas and is_permuted(column.index, X.index):
-            remedy = f"pass {name}.loc[X.index]"
+            remedy = f"otherwise {name}.loc[X.index]"
             if not X.index.is_unique:
-                remedy = "sort both alike, by columns that tell all rows apart"
+                remedy = "otherwise sort both alike, by columns that tell rows apart"
+            elif X.index.equals(pd.RangeIndex(len(X))):  # may say nothing of an order
+                remedy = "otherwise bring it into that order first"
             raise ValueError(
                 f"By its index, {name} has the rows of X in another order, and rows go "
-                f"by position: {remedy}, or, if they are in that of X all the same, "
-                f"{name}.set_axis(X.index)."
+                f"by position. If they are in that of X all the same, pass "
+                f"{name}.to_numpy(); {remedy}."
             )
 
 

@@ -13,7 +13,7 @@ import torch
 from sklearn.utils._param_validation import InvalidParameterError
 
 import gandl
-from gandl._extras import needed
+from gandl._extras import require_safetensors
 from gandl._files import whole_file
 from gandl.gan import GANConfig
 from gandl.gan._training import under
@@ -213,10 +213,3 @@ def _digest(arrays: dict[str, np.ndarray], text: str) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def require_safetensors() -> None:
-    """Tell the extra to install if safetensors is not there."""
-    told = 'Models and checkpoints are kept by safetensors: pip install "gandl[hub]".'
-    with needed(told):
-        import safetensors.numpy  # noqa: F401

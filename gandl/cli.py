@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +24,10 @@ from gandl._cli_images import (
     with_plate_range,
     with_plates,
 )
-from gandl._cli_record import beside, inputs, make_record, write_record
+from gandl._cli_outputs import free_file, new_folder, save_model
+from gandl._cli_record import beside, make_record, write_record
 from gandl._cli_wells import PRIOR_DF, check_wells, well_kinds_of
+from gandl._extras import require_safetensors
 from gandl._files import is_writer, whole_file
 from gandl._tables import composed, with_usual_names
 from gandl.images import ImageCollection
@@ -46,17 +44,6 @@ from gandl.profiles import (
 from gandl.profiles._partitioned import partition_paths
 from gandl.profiles._tables import check_writable
 
-# What scoring and screening leave in their folder.
-_OUTPUTS = {
-    "compounds.csv",
-    "controls.csv",
-    "effects.csv",
-    "images.parquet",
-    "model.safetensors",
-    "report.html",
-    "run.json",
-    "wells.parquet",
-}
 _SEVERAL = 10  # compounds: fewer may well all be hits
 # Of a compound, by dose.
 _LISTS = ["concentrations", "on", "off", "hit_below", "toxic_above", "calls"]
@@ -116,11 +103,12 @@ def _tell_warning(show: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    out = _free_file(options)
+    require_safetensors()  # told now, not after hours
+    out = free_file(options)
     images, known = collect(options)
     images = with_plate_range(images, known, options.intensity)
     model = _featurizer(options).fit(images)
-    model.save(out, overwrite=options.overwrite)
+    save_model(model, out, options)
     write_record(beside(out), make_record(options, model, images))
     print(f"Model: {out}")
 
@@ -138,7 +126,7 @@ def _embed(options: argparse.Namespace) -> None:
     if options.rows_per_partition is not None:
         _embed_partitions(options)
         return
-    out = _free_file(options)
+    out = free_file(options)
     check_writable(out)
     model = _load(options.model)
     images, known = collect(options)
@@ -182,16 +170,17 @@ def _score(options: argparse.Namespace) -> None:
     rows = selected(known, options)
     features, known = features.iloc[rows], known.iloc[rows]
     check_wells(known, options)
-    with _new_folder(options) as out:
+    with new_folder(options) as out:
         record = make_record(options)
         _score_wells(options, out, make_profiles(features, known), None, record)
 
 
 def _screen(options: argparse.Namespace) -> None:
-    images, known = collect(options)
     # What is wrong is to be told before hours of training.
+    require_safetensors()
+    images, known = collect(options)
     check_wells(known, options)
-    with _new_folder(options) as out:
+    with new_folder(options) as out:
         model = _load(options.model) if options.model else _featurizer(options)
         images = with_plate_range(images, known, model.intensity)
         if not options.model:
@@ -208,7 +197,7 @@ def _generate(options: argparse.Namespace) -> None:
 
     if options.out.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"--out {str(options.out)!r}: a TIFF stack is .tif or .tiff.")
-    out = _free_file(options)
+    out = free_file(options)
     model = _load(options.model)
     made = model.generate(
         options.n, truncation=options.truncation, random_state=options.seed
@@ -396,64 +385,6 @@ def _profiles(model: Any, images: ImageCollection, known: pd.DataFrame) -> pd.Da
     model.set_params(verbose=True)  # as a model that was loaded may not be
     names = list(model.get_feature_names_out())
     return make_profiles(model.transform(images), known, names=names)
-
-
-def _free(options: argparse.Namespace) -> Path:
-    out: Path = options.out
-    if out.exists() and not options.overwrite:
-        raise FileExistsError(f"{str(out)!r} exists: name another, or --overwrite.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def _free_file(options: argparse.Namespace) -> Path:
-    """The same, of a file, told before hours of work."""
-    out = _free(options)
-    if out.is_dir():
-        raise IsADirectoryError(f"{str(out)!r} is a folder: name a file in it.")
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"{str(out.parent)!r} cannot be written to.")
-    return out
-
-
-@contextmanager
-def _new_folder(options: argparse.Namespace) -> Iterator[Path]:
-    """A folder that takes its place once it is complete."""
-    final = _free(options)
-    if final.exists():
-        if os.path.ismount(final):
-            raise FileExistsError(
-                f"{str(final)!r} is a disk of its own: name a folder in it by --out."
-            )
-        others = sorted({entry.name for entry in final.iterdir()} - _OUTPUTS)
-        if others:
-            raise FileExistsError(
-                f"{str(final)!r} has {others[0]!r}, which was not written by gandl: it "
-                "is not overwritten. Name another folder."
-            )
-        for path in inputs(options).values():
-            if final.resolve() in path.resolve().parents:
-                raise FileExistsError(
-                    f"{str(path)!r} is to be read, and lies in --out, which is to be "
-                    "overwritten: name another folder."
-                )
-    part = final.with_name(f"{final.name}.incomplete.{uuid.uuid4().hex[:8]}")
-    part.mkdir()
-    try:
-        yield part
-        if final.exists():
-            shutil.rmtree(final)
-        part.rename(final)
-    except BaseException:
-        # Hours of training may be in it.
-        if any(part.iterdir()):
-            tell(f"What was done so far is in {part}")
-        else:
-            part.rmdir()
-        raise
-    print(f"Results: {final}")
-    if (final / "report.html").is_file():
-        print(f"Report:  {final / 'report.html'}")
 
 
 _COMMANDS = {

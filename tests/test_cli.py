@@ -636,6 +636,12 @@ def test_a_reference_drug_for_a_positive_control_is_told(tmp_path, capsys):
     told = capsys.readouterr()
     assert "12 hit" in told.out
     assert "where the positive control is a reference drug" in told.err
+    wells.loc[12:17, "concentration"] = 0.1
+    write_profiles(make_profiles(X, wells), tmp_path / "doses.parquet")
+    given[1] = tmp_path / "doses.parquet"
+    assert run(*given, "--out", tmp_path / "doses") == 0
+    told = capsys.readouterr().err
+    assert "positive controls 'drug' are of 2 concentrations, and all are taken" in told
 
 
 def test_plates_named_by_batch_are_scored_again(folder, model, tmp_path):
@@ -1099,6 +1105,22 @@ def test_plates_without_positive_controls_cannot_be_judged(scored, tmp_path, cap
     assert "Too few controls to say whether they separate in 1 of 2 plates." in page
     assert "Controls do not separate in" not in page
     assert '<span class="poor">not known</span>' in page
+
+
+def test_a_name_of_empty_wells_is_told(scored, tmp_path, capsys):
+    scored.loc[np.flatnonzero(untreated_infected(scored))[:3], "Metadata_compound"] = (
+        "EMPTY"
+    )
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    told = capsys.readouterr().err
+    assert "at concentration 0 are taken for treated: 3, such as" in told
+    assert "'EMPTY'. If that is no treatment, name it by --vehicle" in told
+    # A dose of nothing beside others of the same compound is one of them.
+    inert = scored.index[scored["Metadata_compound"] == "inert"]
+    scored.loc[scored["Metadata_compound"] == "EMPTY", "Metadata_compound"] = None
+    scored.loc[inert[:2], "Metadata_concentration"] = 0.0
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    assert "at concentration 0" not in capsys.readouterr().err
 
 
 def test_positive_controls_are_at_least_three(scored, tmp_path, capsys):

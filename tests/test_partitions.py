@@ -382,3 +382,19 @@ def test_a_folder_whose_record_is_none_is_told(featurizer, X, folder, text):
     (folder / "_gandl.json").write_text(text)
     with pytest.raises(ValueError, match=r"_gandl.json' is broken"):
         read_profiles(folder)
+
+
+def test_a_partition_that_cannot_be_read_is_not_called_damaged(
+    featurizer, X, folder, monkeypatch
+):
+    embed(featurizer, X, folder)
+
+    def fails(*paths, **how):
+        raise OSError(116, "Stale file handle", str(folder / "part-00000.parquet"))
+
+    monkeypatch.setattr("pyarrow.parquet.read_table", fails)
+    with pytest.raises(OSError, match=r"Stale file handle.*part-00000"):
+        read_profiles(folder)
+    monkeypatch.setattr("pyarrow.parquet.read_metadata", fails)
+    with pytest.raises(OSError, match=r"Stale file handle.*part-00000"):
+        embed(featurizer, X, folder)

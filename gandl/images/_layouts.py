@@ -390,6 +390,7 @@ def _group_files(
         images.setdefault(image, set()).add(tuple(values[f] for f in parts))
     # Values are few, images many: each value's place is looked up.
     known = sorted({value for image in images for value in image}, key=natural_key)
+    _refuse_other_text(known, found, path)
     place = {value: k for k, value in enumerate(known)}
     keys = sorted(images, key=lambda image: [place[value] for value in image])
     rows = [dict(zip(rest, image, strict=True)) for image in keys]
@@ -406,6 +407,23 @@ def _group_files(
                 raise _lacking(row, part, paths[-1])
     shape = [len(parts.get(part, [""])) for part in ("channel", "t", "z")]
     return np.array(paths, dtype=object).reshape(-1, *shape), _columns(rows, rest)
+
+
+def _refuse_other_text(
+    known: list[str],
+    found: list[dict[str, str]],
+    path: Callable[[Mapping[str, str]], str],
+) -> None:
+    """Refuse what no table could hold: text of a name that is not UTF-8."""
+    for value in known:
+        try:
+            value.encode()
+        except UnicodeError:
+            first = next(values for values in found if value in values.values())
+            raise ValueError(
+                f"The name of {path(first)!r} is not UTF-8, as after unpacking an "
+                "archive of another system: rename it."
+            ) from None
 
 
 def _stray(path: str, part: dict[str, str], n: int, of: int) -> OSError:

@@ -134,9 +134,12 @@ class MemmapSource:
 def _backing_memmap(array: Any) -> np.memmap | None:
     while array is not None:
         if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
-            # What was written to a copy-on-write map is in memory only.
-            is_file = array.filename is not None and array.mode != "c"
-            return array if is_file else None
+            # What was written to a copy-on-write map is in memory only; joblib's own
+            # files, of large arrays handed to workers, are gone when these end.
+            name = array.filename
+            is_file = name is not None and array.mode != "c"
+            is_lasting = "joblib_memmapping_folder" not in str(name)
+            return array if is_file and is_lasting else None
         array = getattr(array, "base", None)
     return None
 

@@ -158,6 +158,8 @@ def read_partitions(folder: Path) -> pd.DataFrame:
             try:
                 pq.read_table(path, partitioning=None)
             except (OSError, pa.ArrowInvalid) as error:
+                if _is_of_disk(error):
+                    raise
                 reason = " ".join(str(error).split())
                 raise ValueError(
                     f"{str(path)!r} is damaged: {reason} Delete it, and embed again: "
@@ -224,9 +226,16 @@ def _origin(path: Path) -> dict[str, Any] | None:
         return None
     try:
         metadata = pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid) as error:
+        if _is_of_disk(error):
+            raise
         return None
     return json.loads(metadata.get(_KEY, b"{}"))
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether a file could not be read, which says nothing of what is in it."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

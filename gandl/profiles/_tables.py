@@ -13,7 +13,14 @@ import pandas as pd
 from gandl._extras import needed
 from gandl._files import whole_file
 from gandl._row_labels import check_order
-from gandl._tables import as_pandas, read_text, refuse_twice, separator
+from gandl._tables import (
+    DAMAGE,
+    as_pandas,
+    no_table,
+    read_text,
+    refuse_twice,
+    separator,
+)
 
 _METADATA = "Metadata_"
 # As pycytominer looks for them.
@@ -336,10 +343,16 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise FileNotFoundError(f"There is no {os.fspath(path)!r}.")
     elif _suffix(path) == ".parquet":
         check_pyarrow()
-        profiles = pd.read_parquet(path, partitioning=None)  # not of its folders
+        try:
+            profiles = pd.read_parquet(path, partitioning=None)  # not of its folders
+        except (OSError, ValueError) as error:
+            raise no_table(path, error) from None
     else:
         separated = separator(path)
-        columns = pd.read_csv(path, nrows=0, sep=separated).columns
+        try:
+            columns = pd.read_csv(path, nrows=0, sep=separated).columns
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, *DAMAGE) as error:
+            raise no_table(path, error) from None
         unnamed = [k for k, n in enumerate(columns) if n.startswith("Unnamed: ")]
         if unnamed:
             index = ", as an index that pandas writes has none" * (unnamed[0] == 0)

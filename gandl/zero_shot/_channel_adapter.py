@@ -11,7 +11,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from gandl._inputs import as_collection, has_flat_rows
+from gandl._inputs import as_collection, has_flat_rows, with_files
 from gandl._warnings import warn
 from gandl._whole_fit import whole_fit
 from gandl.images import percentile_range
@@ -231,6 +231,7 @@ class ChannelAdapter(
             If the channels of X differ from those seen in ``fit``.
         """
         check_is_fitted(self, "weights_")
+        X = with_files(X)
         images = as_collection(self, X, reset=False)
         names = tuple(self.channel_map_)
         adapted = map_channels(images, names, self.weights_, self.offsets_)

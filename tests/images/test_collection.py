@@ -418,3 +418,14 @@ def test_workers_read_one_collection(X, mapped, pixels, backend):
             assert set(parallel(delayed(joblib.hash)(Y) for _ in range(2))) == {
                 joblib.hash(Y)
             }
+
+
+def _handed_on(pixels):
+    return pickle.dumps(ImageCollection.from_array(pixels))
+
+
+def test_what_a_worker_hands_on_outlives_its_files(pixels):
+    """joblib writes large arrays to files for its workers, and deletes these."""
+    with Parallel(n_jobs=2, backend="loky", max_nbytes=1000) as parallel:
+        (pickled,) = parallel([delayed(_handed_on)(pixels)])
+    np.testing.assert_array_equal(pickle.loads(pickled), pixels)

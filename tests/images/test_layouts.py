@@ -1,6 +1,10 @@
+import os
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from gandl.images import ImageCollection
 
@@ -226,3 +230,12 @@ def test_a_stray_file_is_named_itself(make):
     root = make(*names, "A2_w2 (1).tif")
     with pytest.raises(FileNotFoundError, match=r"Of 3 images, 1 .*A2_w2 \(1\).tif'"):
         ImageCollection.from_folder(root, "{well}_w{channel}.tif")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/10\xb5M"
+    os.mkdir(folder)
+    tifffile.imwrite(os.fsdecode(folder + b"/A01.tif"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"10.*A01\.tif' is not UTF-8, .* rename it"):
+        ImageCollection.from_folder(tmp_path, "{dose}/{well}.tif")

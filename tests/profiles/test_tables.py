@@ -1,5 +1,6 @@
 """Profiles keep what is known of their rows, through averages and files."""
 
+import gzip
 import sys
 
 import numpy as np
@@ -214,6 +215,15 @@ def test_file_errors(images, tmp_path, monkeypatch):
     images.to_csv(tmp_path / "with_index.csv")
     with pytest.raises(ValueError, match=r"index\.csv': column 1 has no name, .*False"):
         read_profiles(tmp_path / "with_index.csv")
+    for name, damage in {
+        "html.parquet": b"<html>",
+        "zero.csv": b"",
+        "latin.csv": "Metadata_µ,f\n".encode("latin-1"),
+        "cut.csv.gz": gzip.compress(b"Metadata_Well,f\n" * 99)[:30],
+    }.items():
+        (tmp_path / name).write_bytes(damage)
+        with pytest.raises(ValueError, match=f"{name}' is no table: "):
+            read_profiles(tmp_path / name)
     (tmp_path / "comma.csv").write_text("Metadata_compound,f\n2,4-dinitrophenol,1\n")
     with pytest.raises(ValueError, match=r"comma\.csv' is no table: a row has more"):
         read_profiles(tmp_path / "comma.csv")

@@ -208,7 +208,7 @@ def test_rows_in_another_order_are_refused_where_labels_repeat(screen):
     table.index = np.arange(len(table)) % 9  # as wells of several plates are
     X = pd.DataFrame(X[treated], table.index)
     table = table.sort_index(kind="stable")
-    with pytest.raises(ValueError, match="tell all rows apart, or, if they"):
+    with pytest.raises(ValueError, match=r"to_numpy\(\); otherwise sort both alike"):
         scorer.dose_response(X, table["compound"], table["dose"], batch=table["plate"])
 
 

@@ -415,3 +415,12 @@ def test_each_stain_on_its_own():
     features = make_union(*each).fit_transform(X)
     assert features.shape == (12, 3 * fitted.transform(X.with_channels("DNA")).shape[1])
     assert not np.allclose(*np.split(features, 3, axis=1)[:2], atol=0.1)
+
+
+def test_a_table_of_paths_stays_on_disk(fitted, tmp_path):
+    polars = pytest.importorskip("polars")
+    X = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
+    tifffile.imwrite(tmp_path / "a.tif", X[0, 0])
+    table = polars.DataFrame({"path": [str(tmp_path / "a.tif")]})
+    adapter = ChannelAdapter().fit(table)
+    assert isinstance(adapter.transform(table), ImageCollection)
