@@ -299,7 +299,9 @@ def main() -> None:
         help="also train by the adversarial game alone, for as long",
     )
     parser.add_argument("--label", help="column of metadata.csv to predict")
-    parser.add_argument("--groups", default="plate", help="columns kept together")
+    parser.add_argument(
+        "--groups", default="plate", help="columns kept together, as a,b"
+    )
     parser.add_argument("--intensity", default="dataset", choices=["dataset", "image"])
     arguments = parser.parse_args()
     if arguments.data and not (arguments.data / "metadata.csv").is_file():

@@ -212,7 +212,11 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "{channel} joins the files of an image, any other {name} becomes a column; or "
         "rxrx, phenix, operetta, jump, imagexpress or cellvoyager (found out)",
     )
-    group.add_argument("--path", help="column of paths (path)")
+    group.add_argument(
+        "--path",
+        nargs="+",
+        help="column of paths (path), or, where each channel is a file, columns",
+    )
     group.add_argument(
         "--root",
         type=Path,
@@ -222,8 +226,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--channels",
         nargs="+",
-        help="channels to use, in order (all); but for a table of paths also "
-        "renamed: 1=DNA 2=actin",
+        help="channels to use, in order (all), and, but for a table with one column of "
+        "paths, renamed: 1=DNA 2=actin",
     )
     for axis, what in (("z", "plane of stacks"), ("t", "time point")):
         group.add_argument(

@@ -115,10 +115,16 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
         return ImageCollection.from_load_data(
             source, root=options.root, channels=names, **how
         )
+    columns = options.path or ["path"]
+    path: Any = columns if len(columns) > 1 else columns[0]
     if isinstance(names, dict):
-        raise ValueError("--channels does not rename those of a table of paths.")
-    column = options.path or "path"
-    images = ImageCollection.from_table(table, path=column, root=root, **how)
+        if unknown := [old for old in names if old not in columns]:
+            raise ValueError(
+                "--channels of a table renames columns of --path, where each channel "
+                f"is a file, and {unknown[0]!r} is none of these: {columns}."
+            )
+        path, names = {new: old for old, new in names.items()}, None
+    images = ImageCollection.from_table(table, path=path, root=root, **how)
     return images.with_channels(names) if names else images
 
 

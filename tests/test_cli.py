@@ -259,6 +259,26 @@ def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys)
     assert not list(tmp_path.glob("*incomplete*"))
 
 
+def test_a_table_with_a_column_of_paths_a_channel(folder, model, tmp_path):
+    wells = pd.read_csv(folder / "metadata.csv", dtype=str)[["plate", "well"]].iloc[:3]
+    images = ImageCollection.from_folder(folder, PATTERN, channels={"1": "a", "3": "b"})
+    for k, name in ((1, "w1"), (3, "w3")):
+        found = sorted(folder.glob(f"images/*/Plate*/*_s1_w{k}.tif"))[:3]
+        wells[name] = [str(path.relative_to(folder)) for path in found]
+    wells.to_csv(folder / "wide.csv", index=False)
+    given = [folder / "wide.csv", "--path", "w1", "w3", "--channels"]
+    given += ["w1=DNA", "w3=actin"]
+    try:
+        assert run("embed", model, *given, "--out", tmp_path / "wells.csv") == 0
+    finally:
+        (folder / "wide.csv").unlink()
+    first = images.select("site == '1'")[:3]
+    expected = GANDLFeaturizer.load(model).transform(first.load_batch(slice(None)))
+    found = read_profiles(tmp_path / "wells.csv")
+    assert list(found)[:2] == ["Metadata_Plate", "Metadata_Well"]
+    np.testing.assert_allclose(found.iloc[:, 2:], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_load_data(folder, model, tmp_path):
     """CellProfiler's load_data.csv, of the same files."""
     images = ImageCollection.from_folder(
@@ -396,6 +416,7 @@ def changed(folder, path, **columns):
         ("fit X --root there", "--root has no effect on a folder"),
         ("fit X/metadata.csv --pattern {well}.tif", "--pattern has no effect on a ta"),
         ("fit X --channels 1=DNA 1=actin", "1 is there twice"),
+        ("fit X/metadata.csv --channels 1=DNA", r"'1' is none of these: \['path'\]"),
         ("generate m --out x.png", "'x.png': a TIFF stack is .tif or .tiff"),
         (
             "fit X --select plate>1",
