@@ -316,9 +316,9 @@ class Brightness:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        # Of some images each: how many, and the shares of each channel's pixels above
-        # the range and above an eighth of it. Threads only append.
-        self.seen: list[tuple[int, np.ndarray, np.ndarray]] = []
+        # Of some images each: how many, the shares of each channel's pixels above the
+        # range and above an eighth of it, and the ends. Threads only append.
+        self.seen: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def look(self, batch: np.ndarray) -> None:
         """Count pixels of images (k, C, H, W) as they are in their files."""
@@ -326,11 +326,12 @@ class Brightness:
         low, high = np.moveaxis(self.estimator.intensity_range_, -1, 0)[..., None, None]
         above = (pixels > high).mean(axis=(0, 2, 3))
         bright = (pixels > low + _DARK * (high - low)).mean(axis=(0, 2, 3))
-        self.seen.append((len(pixels), above, bright))
+        ends = np.stack([pixels.min(axis=(0, 2, 3)), pixels.max(axis=(0, 2, 3))])
+        self.seen.append((len(pixels), above, bright, ends))
 
     def told(self) -> str:
         """What there is to tell, of many images at least."""
-        n = [k for k, _, _ in self.seen]
+        n = [k for k, *_ in self.seen]
         if sum(n) < _MANY_IMAGES:
             return ""
         above, bright = (
@@ -340,6 +341,8 @@ class Brightness:
         low, high = self.estimator.intensity_range_.T
         used = low < high
         names = np.array(self.estimator.channels_in_)
+        ends = np.array([of_some[3] for of_some in self.seen])
+        empty = used & (ends[:, 0].min(axis=0) == ends[:, 1].max(axis=0))
         if used.any() and (bright[used] < 1e-3).all():
             what = "next to no pixel reaches an eighth of"
         elif (many := used & (above > _CLIPPED)).any():
@@ -348,6 +351,12 @@ class Brightness:
                 for name, share in zip(names[many], above[many], strict=True)
             )
             what = f"many pixels ({shares}) lie above"
+        elif empty.any():
+            return (
+                f"Of {sum(n)} images, all pixels of {', '.join(names[empty])} have one "
+                "value, which those of fit had not: embeddings are not comparable. If "
+                "that stain is missing, embed both by a model of the others."
+            )
         else:
             return ""
         ranges = ", ".join(

@@ -161,7 +161,9 @@ def _train_further(featurizer: Any, X: Any, y: Any, ranks: Ranks) -> None:
     if hasattr(featurizer, "weights_"):
         images = _checked(featurizer, X, y, reset=False)
         seed = _seed(featurizer, ranks)
-        trainer = _trainer(featurizer, seed, ranks)
+        # Other draws than those that the weights have learned from.
+        drawn = np.random.SeedSequence([seed, featurizer.n_iter_]).generate_state(1)
+        trainer = _trainer(featurizer, int(drawn[0]), ranks)
         if hasattr(featurizer, "training_state_"):
             trainer.load_state(to_tensors(featurizer.training_state_))
         else:

@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment_kimg": 200.0,
         "latent_dim": 256,
         "n_mapping_layers": 3,
-        "channel_base": 1024,
+        "channel_base": None,  # 16 maps at the size of the crops
         "channel_max": 256,
         "generator_width": 2,  # more shapes, at a fifth of a step
         "latent_start": True,  # cells of many shapes from the first minutes on
@@ -126,6 +126,10 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
     in_game = _game_size(parameter, batch_size)
     gamma, augment = parameter("r1_gamma"), parameter("augment")
     base = parameter("channel_base")
+    if base is None:  # the stains and their detail pass through the first maps
+        base = 16 * max(size, 64)
+    elif base == "auto":
+        base = 32_768 if size > 256 else 16_384
     if augment == "adaptive" and parameter("loss") != "logistic":
         # Only the logistic loss has logits whose zero means undecided.
         augment = 0.0
@@ -149,7 +153,7 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
     return GANConfig(
         n_channels=images.shape[1],
         size=size,
-        channel_base=(32_768 if size > 256 else 16_384) if base == "auto" else base,
+        channel_base=base,
         adversarial_batch=in_game,
         r1_gamma=(
             0.0002 * size**2 / (in_game or batch_size) if gamma == "auto" else gamma

@@ -44,7 +44,6 @@ from gandl.profiles import (
 from gandl.profiles._partitioned import partition_paths
 from gandl.profiles._tables import check_writable
 
-_SEVERAL = 10  # compounds: fewer may well all be hits
 # Of a compound, by dose.
 _LISTS = ["concentrations", "on", "off", "hit_below", "toxic_above", "calls"]
 
@@ -309,6 +308,7 @@ def _write_compounds(
     """What compounds do between two kinds of controls, and the report."""
     from gandl.report import write_report
     from gandl.scoring import DoseResponseScorer, PerturbationScorer
+    from gandl.scoring._dose_response_scorer import many_hits
 
     # Not TypicalVariationNormalizer: of some dozen controls it keeps the directions in
     # which they vary, and most of what sets infected cells apart lies outside.
@@ -355,13 +355,8 @@ def _write_compounds(
             "trust scores there."
         )
     calls = table["call"].value_counts()
-    if len(table) >= _SEVERAL and calls.get("hit", 0) > len(table) / 2:
-        tell(
-            "More than half of the compounds are hits. A hit brings wells from the "
-            "positive controls, perturbed cells without a compound, to the negative "
-            "ones; where the positive control is a reference drug, inert compounds are "
-            "hits too: leave out --positive then."
-        )
+    if told := many_hits(table["call"]):
+        tell(f"{told} Leave out --positive then.")
     print(", ".join(f"{n} {call}" for call, n in calls.items()))
 
 

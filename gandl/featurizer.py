@@ -111,13 +111,12 @@ class GANDLFeaturizer(
         Probability with which each augmentation is applied to real and generated
         images in the game. "adaptive" raises it while the discriminator overfits; it
         is 0 with a loss other than "logistic", which does not tell.
-    latent_dim : int, default=None
-        Length of latents and styles.
-    n_mapping_layers : int, default=None
-        Layers of the mapping network.
+    latent_dim, n_mapping_layers : int, default=None
+        Length of latents and styles, and layers of the mapping network.
     channel_base, channel_max : int, default=None
         Feature maps at a resolution: ``channel_base / resolution``, at most
-        ``channel_max``. A base of "auto" is StyleGAN2's: 16384, above 256 pixels 32768.
+        ``channel_max``. By default a base of 1024, or 16 times a larger ``image_size``;
+        "auto" is StyleGAN2's: 16384, above 256 pixels 32768.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Type of activations. "auto": bfloat16 where the processor is faster at it.
         Weights, losses and embeddings are float32 in each case.

@@ -656,7 +656,9 @@ def test_a_reference_drug_for_a_positive_control_is_told(tmp_path, capsys):
     assert run(*given, "--out", tmp_path / "out") == 0
     told = capsys.readouterr()
     assert "12 hit" in told.out
-    assert "where the positive control is a reference drug" in told.err
+    told_in_both = "where the positive control is a reference drug"
+    assert told_in_both in told.err
+    assert told_in_both in (tmp_path / "out" / "report.html").read_text()
     wells.loc[12:17, "concentration"] = 0.1
     write_profiles(make_profiles(X, wells), tmp_path / "doses.parquet")
     given[1] = tmp_path / "doses.parquet"

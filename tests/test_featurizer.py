@@ -1,5 +1,6 @@
 """GANDLFeaturizer: invariants, inputs, and the ways it is used."""
 
+import copy
 import functools
 import itertools
 import math
@@ -314,6 +315,21 @@ def test_partial_fit_continues_over_a_pickle(images):
     assert np.array_equal(straight.transform(images), broken.transform(images))
 
 
+def test_partial_fit_draws_anew(images, fitted, monkeypatch):
+    """Also where only weights are left of the training before."""
+    seeds = []
+    monkeypatch.setattr(
+        "gandl._learning._train",
+        lambda featurizer, trainer, *rest: seeds.append(trainer.rng.initial_seed()),
+    )
+    again = copy.copy(fitted)
+    for n in (again.n_iter_, again.n_iter_, again.n_iter_ + 1):
+        again.n_iter_ = n
+        again.partial_fit(images)
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert seeds[0] != 0
+
+
 def test_partial_fit_continues_a_fit(images):
     featurizer = tiny().fit(images)
     before = featurizer.transform(images)
@@ -579,6 +595,13 @@ def test_a_channel_that_was_empty_hides_no_other_units(images):
         fitted.transform(16 * X)
 
 
+def test_a_stain_that_is_missing_is_told(images, fitted):
+    X = images.copy()
+    X[:, 1] = 0
+    with pytest.warns(UserWarning, match="all pixels of channel_1 have one value, whi"):
+        fitted.transform(X)
+
+
 @pytest.mark.parametrize("kind", ["sparse", "white background", "most are dark"])
 def test_images_of_fit_are_none_of_other_units(images, kind):
     X = images.copy()
@@ -837,6 +860,17 @@ def test_channel_base_of_the_paper_grows_with_the_size():
     large = GANDLFeaturizer(preset="paper", image_size=512, channel_max=1, max_kimg=0)
     assert large.fit(images).config_.channel_base == 32768
     assert large.set_params(image_size=256).fit(images).config_.channel_base == 16384
+
+
+@pytest.mark.parametrize(
+    ("size", "base"), [(32, 1024), (64, 1024), (128, 2048), (256, 4096)]
+)
+def test_large_crops_have_no_fewer_maps(size, base):
+    """All stains and their detail pass through the first ones."""
+    images = np.zeros((2, 1, 256, 256), dtype="uint8")
+    images[:, :, ::2] = 1
+    network = GANDLFeaturizer(image_size=size, channel_max=1, max_kimg=0)
+    assert network.fit(images).config_.channel_base == base
 
 
 @pytest.mark.parametrize(

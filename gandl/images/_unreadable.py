@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from gandl._warnings import warn
 from gandl.images._channel_order import Names, arranged, names_of_first
 from gandl.images._layouts import FileTable
 from gandl.images._planes import Planes
@@ -74,6 +75,12 @@ def sort_out(
         path=[one.path for one in bad],
         reason=[o.reason or odd.format(_text(o.kind), _text(usual)) for o in bad],
     )
+    if 2 * len(bad) > len(seen):
+        warn(
+            f"{len(bad)} of {len(seen)} images are left out, and listed in `skipped`; "
+            f"the first: {bad[0].path!r}: {skipped['reason'].iloc[0]} Where sizes "
+            "differ, bring all images to one size first."
+        )
     return good, skipped.reset_index(drop=True)
 
 

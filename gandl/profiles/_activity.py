@@ -21,7 +21,11 @@ from gandl._row_labels import (
     labels,
     sorted_batches,
 )
+from gandl._warnings import warn
 from gandl.profiles._controls import is_control
+
+# Of a batch: from so many on, those that centre it are hardly nearer to each other.
+_FEW = 10
 
 
 def replicate_consistency(
@@ -247,7 +251,30 @@ def _treatments(
                 f"Treatment {name!r} has rows in batch {batches[without[0]]!r}, which "
                 "has no control to compare them with."
             )
+    _tell_own_controls(X[chosen], position[chosen])
     return X, in_order, chosen, position
+
+
+def _tell_own_controls(controls: np.ndarray, batches: np.ndarray) -> None:
+    """Warn of rows that were normalised by the controls they are compared with."""
+    _, of, counts = np.unique(batches, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), controls.shape[1]))
+    np.add.at(sums, of, controls)
+    scale = controls.std(axis=0)
+    if not scale.any() or (np.abs(sums / counts[:, None]) > 1e-5 * scale).any():
+        return
+    some = controls[:, scale > 0][:, :50]
+    correlation = np.atleast_2d(np.corrcoef(some, rowvar=False))
+    is_white = len(correlation) > 1 and np.allclose(
+        correlation, np.eye(len(correlation)), atol=1e-4
+    )
+    if is_white or counts.min() < _FEW:
+        warn(
+            "X is centred by the very controls that treatments are compared with"
+            f"{', and whitened by them' * is_white}: these lie nearer to each other "
+            "than rows that do nothing, which seem to do something. Normalise by all "
+            'rows, as by ControlScaler(method="robust"), or by other controls.'
+        )
 
 
 class _Sums(NamedTuple):

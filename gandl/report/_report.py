@@ -31,7 +31,12 @@ from gandl.report._by_dose import draw_by_dose
 from gandl.report._html import given, number, picture, prose, wide, works_at
 from gandl.report._montages import Montages
 from gandl.scoring import DoseResponseScorer
-from gandl.scoring._dose_response_scorer import equal_doses, fit_curve, of_curve
+from gandl.scoring._dose_response_scorer import (
+    equal_doses,
+    fit_curve,
+    many_hits,
+    of_curve,
+)
 
 _LOWEST, _HIGHEST = -1.0, 2.0  # on-perturbation that plates have a colour for
 # Heading, column of the table of compounds, and whether it is a number.
@@ -265,6 +270,8 @@ class _Page:
         if unknown.any():
             words += " Too few controls to say whether they separate in"
             words += f" {unknown.sum()} of {len(unknown)} plates."
+        if told := many_hits(self.table["call"]):
+            words += f" {told}"
         if n := len(self.wells_left_out):
             words += f" Wells left out, listed below: {n}."
         if n := 0 if self.images is None else len(self.images.skipped):

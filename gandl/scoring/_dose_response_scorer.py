@@ -30,6 +30,7 @@ from gandl.scoring._perturbation import PerturbationScorer
 # Negative controls of a batch below which their deviations, and with them the scores
 # of controls held out, are mostly chance.
 FEW = 6
+_SEVERAL = 10  # compounds: fewer may well all be hits
 _SAME_DOSE = 1e-6  # relative: 0.1 + 0.2 and 0.3 are one concentration
 
 
@@ -399,6 +400,17 @@ class DoseResponseScorer(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def many_hits(calls: pd.Series) -> str:
+    """What there is to say of a screen in which most compounds are hits."""
+    if len(calls) < _SEVERAL or (calls == "hit").mean() <= 0.5:
+        return ""
+    return (
+        "More than half of the compounds are hits. A hit brings wells from the "
+        "positive controls, perturbed cells without a compound, to the negative ones; "
+        "where the positive control is a reference drug, inert compounds are hits too."
+    )
 
 
 def few_controls(n_negative: pd.Series, prior_df: float) -> str:

@@ -280,7 +280,7 @@ class ChannelAdapter(
             return
         parts = []
         if dropped:
-            parts.append(f"drops {join(dropped)}, as none of the featurizer's")
+            parts.append(f"drops {join(dropped)}, which plays none of the featurizer's")
         if lacking:
             parts.append(
                 f"fills {join(lacking)}, which none of X plays, by "

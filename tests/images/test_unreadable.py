@@ -32,7 +32,9 @@ def test_listed_with_reasons_and_in_no_batch(root):
     table = pd.DataFrame({"well": WELLS, "path": [f"{well}.tif" for well in WELLS]})
     with pytest.raises(FileNotFoundError, match=r"A05\.tif"):
         ImageCollection.from_table(table, root=root)
-    X = ImageCollection.from_table(table, root=root, on_error="skip")
+    told = r"4 of 6 images are left out.*A01\.tif.*bring all images to one size first"
+    with pytest.warns(UserWarning, match=told):
+        X = ImageCollection.from_table(table, root=root, on_error="skip")
     assert X.metadata["well"].tolist() == ["A02", "A06"]
     assert np.asarray(X).shape == (2, 2, 8, 8)
     skipped = X.skipped
@@ -63,7 +65,8 @@ def test_an_image_that_lacks_a_channel(tmp_path):
     pattern = "{well}_{channel}.tif"
     with pytest.raises(FileNotFoundError, match=r"A02_2\.tif"):
         ImageCollection.from_folder(tmp_path, pattern)
-    X = ImageCollection.from_folder(tmp_path, pattern, on_error="skip")
+    with pytest.warns(UserWarning, match="2 of 3 images are left out"):
+        X = ImageCollection.from_folder(tmp_path, pattern, on_error="skip")
     assert X.metadata["well"].tolist() == ["A01"]
     assert "A02_2.tif" in X.skipped["reason"][0]
     assert "8 x 8 uint16, other channels of the image" in X.skipped["reason"][1]

@@ -1,5 +1,6 @@
 """Agreement and distance are what their formulas say, p-values what they promise."""
 
+from contextlib import nullcontext
 from math import comb
 
 import numpy as np
@@ -79,10 +80,24 @@ def test_after_normalisation_by_other_controls_inert_treatments_are_not_found(fu
         X = rng.normal(size=(len(y), 60)) @ rng.normal(size=(60, 60))
         for which, learned in (("others", slice(0, 24)), ("same", slice(24, 48))):
             profiles = TypicalVariationNormalizer().fit(X[learned]).transform(X)
-            table = function(profiles[24:], y[24:], control="DMSO", random_state=0)
+            told = pytest.warns(UserWarning, match="centred .*, and whitened by them:")
+            with told if which == "same" else nullcontext():
+                table = function(profiles[24:], y[24:], control="DMSO", random_state=0)
             found[which].append((table["p_value"] < 0.05).mean())
     assert np.mean(found["others"]) < 0.08
     assert np.mean(found["same"]) > 0.2
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("n", [4, 12])
+def test_few_controls_that_plates_were_centred_by_are_told(function, n):
+    y = np.tile(["DMSO"] * n + ["drug"] * 6, 3)
+    batch = np.repeat(np.arange(3), n + 6)
+    X = np.random.default_rng(0).normal(size=(len(y), 5))
+    scaled = ControlScaler(control="DMSO").fit_transform(X, y, batch=batch)
+    few = pytest.warns(UserWarning, match="centred by the very controls that")
+    with few if n < 10 else nullcontext():
+        function(scaled, y, control="DMSO", batch=batch, random_state=0)
 
 
 def test_null_of_energy_distance_by_a_naive_loop():
