@@ -168,7 +168,8 @@ def _long_sheet(path: str, title: str, rows: Rows) -> pd.DataFrame:
     if nameless:
         raise ValueError(
             f"{path!r}, sheet {title!r}: column {nameless[0] + 1} has no heading in "
-            f"the first line, {[name for name in names if name]}."
+            f"the first line, {[name for name in names if name]}. Headings are the "
+            "first line: take out a title that stands above them."
         )
     table = pd.DataFrame(
         [[row[k] or None for k in used] for row in body],

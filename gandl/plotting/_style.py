@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,12 @@ def sorted_categories(values: np.ndarray) -> list[Any]:
     def key(value: Any) -> tuple[str, Any]:
         return str(type(value)), natural_key(value) if isinstance(value, str) else value
 
-    return sorted({value for value in values if value is not None}, key=key)
+    names = {value for value in values if value is not None}
+    with suppress(TypeError, ValueError):  # as doses are that a file had
+        number = {name: float(name) for name in names}
+        if all(map(math.isfinite, number.values())):
+            return sorted(names, key=lambda name: (number[name], str(name)))
+    return sorted(names, key=key)
 
 
 def plain(text: Any) -> str:

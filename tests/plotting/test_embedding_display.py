@@ -101,7 +101,7 @@ def test_numbers_that_are_missing_are_drawn(embeddings, dtype):
     ("labels", "order"),
     [
         (["P1", "P2", "P10"], ["P1", "P2", "P10"]),
-        (["10", "0.1", "1"], ["0.1", "1", "10"]),
+        (["0.3", "0.0095", "10"], ["0.0095", "0.3", "10"]),
         ([True, False, True], ["False", "True"]),
         (
             pd.Categorical(["max", "low", "mid"], ["low", "mid", "max"], ordered=True),
