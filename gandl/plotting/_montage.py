@@ -36,8 +36,8 @@ class MontageDisplay:
         The images.
     channels : sequence of str
         Names of the stains.
-    ranges : ndarray of shape (C, 2)
-        What is black and what is brightest in each stain.
+    ranges : ndarray of shape (C, 2) or (n, C, 2)
+        What is black and what is brightest in each stain, of all images or of each.
     titles : sequence of str, default=None
         A title for each image.
     pixel_size : float, default=None
@@ -101,9 +101,10 @@ class MontageDisplay:
             A title for each image.
         channels : sequence of str of length C, default=None
             Names of the stains; None: the collection's.
-        ranges : array-like of shape (C, 2), default=None
-            What is black and what is brightest in each stain; None: percentiles 0.5
-            and 99.8 of the images shown.
+        ranges : array-like of shape (C, 2) or (n, C, 2), default=None
+            What is black and what is brightest in each stain, of all images or of each;
+            None: the collection's ``intensity_range``, as of its plate, or, where it
+            has none, percentiles 0.5 and 99.8 of the images shown.
         pixel_size : float, default=None
             Micrometres a pixel, for a scale bar.
         n_columns : int, default=None
@@ -142,13 +143,17 @@ class MontageDisplay:
             raise ValueError(f"{n_channels} stains, but {len(channels)} channels.")
         if titles is not None and len(titles) != n:
             raise ValueError(f"{n} images, but {len(titles)} titles.")
+        if ranges is None and isinstance(images, ImageCollection):
+            ranges = images.intensity_range
         if ranges is None:
             axes = (0, 2, 3)
             numbers = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
             ranges = np.percentile(numbers, [0.5, 99.8], axis=axes).T
         ranges = np.asarray(ranges, dtype=np.float64)
-        if ranges.shape != (n_channels, 2):
-            raise ValueError(f"ranges have shape {ranges.shape}, not (C, 2).")
+        if ranges.shape not in ((n_channels, 2), (n, n_channels, 2)):
+            raise ValueError(
+                f"ranges have shape {ranges.shape}, neither (C, 2) nor (n, C, 2)."
+            )
         display = cls(
             images=pixels,
             channels=channels,
@@ -191,7 +196,7 @@ class MontageDisplay:
 
     def _coloured(self) -> np.ndarray:
         """Images (n, H, W, 3) from 0 to 1."""
-        low, high = self.ranges.T[:, :, None, None]
+        low, high = np.moveaxis(self.ranges, -1, 0)[..., None, None]
         scaled = (self.images - low) / np.where(high > low, high - low, 1)
         return np.clip(np.einsum("nchw,cd->nhwd", scaled.clip(0, 1), self._rgb()), 0, 1)
 

@@ -22,6 +22,16 @@ def test_one_scale_for_all():
         assert (image == image[..., :1]).all()  # one stain is grey
 
 
+def test_plates_are_as_bright_as_their_ranges_say():
+    images = np.zeros((4, 1, 4, 4), dtype=np.uint16)
+    images[:2, :, :2], images[2:, :, :2] = 1000, 100
+    X = ImageCollection.from_array(images, metadata=pd.DataFrame({"plate": [*"AABB"]}))
+    X = X.with_intensity_range(by="plate")
+    together, apart = shown(MontageDisplay.from_images(X[1:3]))
+    np.testing.assert_allclose(together, apart, atol=1e-6)
+    plt.close("all")
+
+
 def test_colours_add_up():
     images = np.zeros((1, 3, 1, 4))
     for channel in range(3):
