@@ -294,6 +294,11 @@ def _write_effects(
         f"Of {m} treatments, {n} differ from {options.negative} by energy distance, at "
         "a false discovery rate of 5 %."
     )
+    differ = table[table["energy_distance_q_value"] < 0.05]
+    if n:
+        farthest = differ.nlargest(5, "energy_distance")[by].itertuples(index=False)
+        names = ", ".join(f"{compound} at {dose:g}" for compound, dose in farthest)
+        print(f"The farthest: {names}.")
     return n_null
 
 

@@ -903,6 +903,7 @@ def test_without_positive_controls_treatments_are_told_that_do_anything(
     assert run("score", untreated, *DMSO, "--out", tmp_path / "scores") == 0
     told = capsys.readouterr()
     assert "Of 4 treatments, 1 differ from DMSO by energy distance, at a" in told.out
+    assert "The farthest: active at 10." in told.out
     assert "neither a control nor given a compound): 1 of plate P1, 1 of" in told.err
     left = {p.name for p in (tmp_path / "scores").iterdir()}
     assert left == {"effects.csv", "run.json", "wells.parquet"}
