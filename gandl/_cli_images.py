@@ -140,6 +140,9 @@ def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | 
     twice = [old for old in old_names if old_names.count(old) > 1]
     if twice:
         raise ValueError(f"--channels {' '.join(given)}: {twice[0]} is there twice.")
+    new_names = [new for _, _, new in pairs]
+    if len(set(new_names)) < len(new_names):
+        raise ValueError(f"--channels {' '.join(given)}: one name for two channels.")
     return {old: new for old, _, new in pairs}
 
 

@@ -96,7 +96,7 @@ def new_folder(options: argparse.Namespace) -> Iterator[Path]:
     final: Path = options.out
     _check_replaced(final, options)
     part = final.with_name(f"{final.name}.incomplete.{uuid.uuid4().hex[:8]}")
-    old = part.with_suffix(".old")
+    old = part.with_name(f"{part.name}.old")
     part.mkdir()
     try:
         yield part

@@ -25,6 +25,7 @@ from gandl.images._intensity import (
     range_of_pixels,
     spaced,
 )
+from gandl.images._mapped import filled_channels
 from gandl.images._sources import ArraySource
 
 # Arrays with channels last are told by these: no image is so narrow.
@@ -314,8 +315,8 @@ class Brightness:
     thousand at most lies above the range, and no fewer above an eighth of it.
     """
 
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
+    def __init__(self, estimator: Any, images: ImageCollection) -> None:
+        self.estimator, self.filled = estimator, filled_channels(images)
         # Of some images each: how many, the shares of each channel's pixels above the
         # range and above an eighth of it, and the ends. Threads only append.
         self.seen: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -342,7 +343,7 @@ class Brightness:
         used = low < high
         names = np.array(self.estimator.channels_in_)
         ends = np.array([of_some[3] for of_some in self.seen])
-        empty = used & (ends[:, 0].min(axis=0) == ends[:, 1].max(axis=0))
+        empty = used & ~self.filled & (ends[:, 0].min(axis=0) == ends[:, 1].max(axis=0))
         if used.any() and (bright[used] < 1e-3).all():
             what = "next to no pixel reaches an eighth of"
         elif (many := used & (above > _CLIPPED)).any():
@@ -354,8 +355,8 @@ class Brightness:
         elif empty.any():
             return (
                 f"Of {sum(n)} images, all pixels of {', '.join(names[empty])} have one "
-                "value, which those of fit had not: embeddings are not comparable. If "
-                "that stain is missing, embed both by a model of the others."
+                "value. If that stain is missing, embeddings are not comparable with "
+                "those of fit's images: embed both by a model of the other stains."
             )
         else:
             return ""

@@ -71,6 +71,11 @@ def read_text(path: str | os.PathLike[str], **how: Any) -> pd.DataFrame:
     return table
 
 
+def is_of_disk(error: Exception) -> bool:
+    """Whether a file could not be read, which says nothing of what is in it."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def no_table(path: str | os.PathLike[str], error: Exception) -> ValueError:
     """What went wrong in reading text, with the file and the remedy."""
     reason = str(error)
@@ -179,7 +184,9 @@ def _read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
             'pip install "gandl[profiles]".'
         ) from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is no table: {error}") from None
+        if is_of_disk(error):
+            raise
+        raise no_table(path, error) from None
     return as_text(table)
 
 

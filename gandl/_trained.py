@@ -105,7 +105,7 @@ def embedded_and_told(
 ) -> tuple[np.ndarray, str]:
     """Embed images; also returned is what to warn of their brightness."""
     check_features(featurizer, images.shape[1:])
-    brightness = Brightness(featurizer)
+    brightness = Brightness(featurizer, images)
     with closing(progress_line(featurizer.verbose)) as line:
         embeddings = embed(
             discriminator_of(featurizer),

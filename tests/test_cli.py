@@ -416,6 +416,7 @@ def changed(folder, path, **columns):
         ("fit X --root there", "--root has no effect on a folder"),
         ("fit X/metadata.csv --pattern {well}.tif", "--pattern has no effect on a ta"),
         ("fit X --channels 1=DNA 1=actin", "1 is there twice"),
+        ("fit X --channels 1=DNA 3=DNA", "one name for two channels"),
         ("fit X/metadata.csv --channels 1=DNA", r"'1' is none of these: \['path'\]"),
         ("generate m --out x.png", "'x.png': a TIFF stack is .tif or .tiff"),
         (

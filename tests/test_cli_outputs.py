@@ -12,6 +12,7 @@ from gandl._cli_arguments import tell
 from gandl._cli_outputs import free_file, new_folder, save_model
 from gandl._files import whole_file
 from gandl._progress import progress_line
+from gandl.cli import main
 
 
 class FullDisk:
@@ -44,6 +45,36 @@ def test_a_folder_that_came_meanwhile_stays(overwrite, tmp_path, capsys):
     (part,) = tmp_path.glob("results.incomplete.*")
     assert (part / "run.json").is_file()
     assert f"What was done so far is in {part}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["pyarrow", "matplotlib.pyplot"])
+def test_extras_that_are_missing_are_told_at_once(missing, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    asked = options(tmp_path / "results")
+    asked.positive = "infected"
+    with pytest.raises(ImportError, match="pip install"), new_folder(asked):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["fit", "screen"])
+def test_without_safetensors_nothing_is_trained(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    out = str(tmp_path / "out" / "model.safetensors")
+    how = ["--control", "a", "--negative", "b"] if command == "screen" else []
+    assert main([command, str(tmp_path), *how, "--out", out]) == 1
+    assert 'pip install "gandl[hub]"' in capsys.readouterr().err
+
+
+def test_what_is_left_of_an_earlier_run_does_not_come_back(tmp_path):
+    out = tmp_path / "results"
+    (tmp_path / "results.incomplete.old").mkdir()
+    (tmp_path / "results.incomplete.old" / "run.json").write_text("stale")
+    for text in ("first", "second"):
+        with new_folder(options(out, overwrite=True)) as part:
+            (part / "run.json").write_text(text)
+    assert (out / "run.json").read_text() == "second"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_is_replaced_stays_where_that_fails(tmp_path, monkeypatch):

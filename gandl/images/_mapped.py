@@ -30,6 +30,14 @@ def map_channels(
     )
 
 
+# Which channels of images are of nothing, on purpose.
+def filled_channels(images: ImageCollection) -> np.ndarray:
+    source = images._source
+    if not isinstance(source, MappedSource):
+        return np.zeros(images.shape[1], dtype=bool)
+    return np.array([not source.weights[k].any() for k in images._picks])
+
+
 @dataclass(frozen=True)
 class MappedSource:
     source: Source

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import suppress
+import re
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ BLACK, GREY = "#000000", "#999999"
 CATEGORIES = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, BLACK)
 # One kind of control looks the same in every picture.
 NEGATIVE, POSITIVE = GREEN, VERMILION
+_DECIMAL = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
 _LONGEST = 18  # characters of a name where there is little room
 
 
@@ -61,10 +61,8 @@ def sorted_categories(values: np.ndarray) -> list[Any]:
         return str(type(value)), natural_key(value) if isinstance(value, str) else value
 
     names = {value for value in values if value is not None}
-    with suppress(TypeError, ValueError):  # as doses are that a file had
-        number = {name: float(name) for name in names}
-        if all(map(math.isfinite, number.values())):
-            return sorted(names, key=lambda name: (number[name], str(name)))
+    if all(isinstance(name, str) and _DECIMAL.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (float(name), name))  # doses of a file
     return sorted(names, key=key)
 
 

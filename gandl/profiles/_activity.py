@@ -24,8 +24,9 @@ from gandl._row_labels import (
 from gandl._warnings import warn
 from gandl.profiles._controls import is_control
 
-# Of a batch: from so many on, those that centre it are hardly nearer to each other.
-_FEW = 10
+# Controls of a batch: from so many on, its centre by them matters little, and where a
+# treatment has several rows in a batch, which share the centre's error.
+_ENOUGH, _ENOUGH_TOGETHER = 10, 100
 
 
 def replicate_consistency(
@@ -251,12 +252,17 @@ def _treatments(
                 f"Treatment {name!r} has rows in batch {batches[without[0]]!r}, which "
                 "has no control to compare them with."
             )
-    _tell_own_controls(X[chosen], position[chosen])
+    together = any(len(set(position[mine])) < len(mine) for mine in in_order.values())
+    enough = _ENOUGH_TOGETHER if together else _ENOUGH
+    _tell_own_controls(X[chosen], position[chosen], enough)
     return X, in_order, chosen, position
 
 
-def _tell_own_controls(controls: np.ndarray, batches: np.ndarray) -> None:
-    """Warn of rows that were normalised by the controls they are compared with."""
+def _tell_own_controls(controls: np.ndarray, batches: np.ndarray, enough: int) -> None:
+    """Warn of rows that were normalised by the controls they are compared with.
+
+    Not of ``enough`` of them a batch, unless they were whitened.
+    """
     _, of, counts = np.unique(batches, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), controls.shape[1]))
     np.add.at(sums, of, controls)
@@ -265,10 +271,12 @@ def _tell_own_controls(controls: np.ndarray, batches: np.ndarray) -> None:
         return
     some = controls[:, scale > 0][:, :50]
     correlation = np.atleast_2d(np.corrcoef(some, rowvar=False))
-    is_white = len(correlation) > 1 and np.allclose(
-        correlation, np.eye(len(correlation)), atol=1e-4
+    is_white = bool(
+        len(correlation) > 1
+        and np.allclose(correlation, np.eye(len(correlation)), atol=1e-4)
+        and scale[scale > 0].min() > 0.5 * scale.max()  # not principal components
     )
-    if is_white or counts.min() < _FEW:
+    if is_white or counts.min() < enough:
         warn(
             "X is centred by the very controls that treatments are compared with"
             f"{', and whitened by them' * is_white}: these lie nearer to each other "

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._files import whole_file
+from gandl._tables import is_of_disk
 from gandl.profiles._tables import check_pyarrow, make_profiles
 
 # Readers of folders of parquet leave out names that begin so.
@@ -158,7 +159,7 @@ def read_partitions(folder: Path) -> pd.DataFrame:
             try:
                 pq.read_table(path, partitioning=None)
             except (OSError, pa.ArrowInvalid) as error:
-                if _is_of_disk(error):
+                if is_of_disk(error):
                     raise
                 reason = " ".join(str(error).split())
                 raise ValueError(
@@ -227,15 +228,10 @@ def _origin(path: Path) -> dict[str, Any] | None:
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (OSError, pa.ArrowInvalid) as error:
-        if _is_of_disk(error):
+        if is_of_disk(error):
             raise
         return None
     return json.loads(metadata.get(_KEY, b"{}"))
-
-
-def _is_of_disk(error: Exception) -> bool:
-    """Whether a file could not be read, which says nothing of what is in it."""
-    return isinstance(error, OSError) and error.errno is not None
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

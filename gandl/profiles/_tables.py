@@ -16,6 +16,7 @@ from gandl._row_labels import check_order
 from gandl._tables import (
     DAMAGE,
     as_pandas,
+    is_of_disk,
     no_table,
     read_text,
     refuse_twice,
@@ -346,6 +347,8 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
         try:
             profiles = pd.read_parquet(path, partitioning=None)  # not of its folders
         except (OSError, ValueError) as error:
+            if is_of_disk(error):
+                raise
             raise no_table(path, error) from None
     else:
         separated = separator(path)

@@ -102,6 +102,7 @@ def test_numbers_that_are_missing_are_drawn(embeddings, dtype):
     [
         (["P1", "P2", "P10"], ["P1", "P2", "P10"]),
         (["0.3", "0.0095", "10"], ["0.0095", "0.3", "10"]),
+        (["1_10", "1_2", "2_1"], ["1_2", "1_10", "2_1"]),
         ([True, False, True], ["False", "True"]),
         (
             pd.Categorical(["max", "low", "mid"], ["low", "mid", "max"], ordered=True),

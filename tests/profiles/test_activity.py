@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import cosine, euclidean
 from scipy.stats import binom, kstest
+from sklearn.decomposition import PCA
 
 from gandl.profiles import (
     ControlScaler,
@@ -89,15 +90,30 @@ def test_after_normalisation_by_other_controls_inert_treatments_are_not_found(fu
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("n", [4, 12])
-def test_few_controls_that_plates_were_centred_by_are_told(function, n):
-    y = np.tile(["DMSO"] * n + ["drug"] * 6, 3)
-    batch = np.repeat(np.arange(3), n + 6)
+@pytest.mark.parametrize(
+    ("n", "replicates", "are_few"),
+    [(4, 1, True), (12, 1, False), (12, 2, True), (100, 2, False)],
+)
+def test_controls_that_plates_were_centred_by_are_told(
+    function, n, replicates, are_few
+):
+    """Replicates on one plate share the error of its centre, controls have none."""
+    y = np.tile(["DMSO"] * n + ["drug"] * replicates, 3)
+    batch = np.repeat(np.arange(3), n + replicates)
     X = np.random.default_rng(0).normal(size=(len(y), 5))
+    how = {"control": "DMSO", "batch": batch, "random_state": 0}
     scaled = ControlScaler(control="DMSO").fit_transform(X, y, batch=batch)
-    few = pytest.warns(UserWarning, match="centred by the very controls that")
-    with few if n < 10 else nullcontext():
-        function(scaled, y, control="DMSO", batch=batch, random_state=0)
+    few = pytest.warns(UserWarning, match="is centred by the very controls that t")
+    with few if are_few else nullcontext():
+        function(scaled, y, **how)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_rows_that_were_rotated_are_not_called_whitened(function):
+    y = np.array(["DMSO"] * 60 + ["drug"])
+    X = np.random.default_rng(0).normal(size=(61, 4)) * [1, 2, 4, 8]
+    X = PCA().fit(X[:60]).transform(X)
+    function(X, y, control="DMSO", random_state=0)
 
 
 def test_null_of_energy_distance_by_a_naive_loop():
