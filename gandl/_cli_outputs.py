@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from gandl._cli_arguments import tell
 from gandl._cli_record import inputs
+from gandl._files import put_folder
 from gandl.plotting._style import pyplot
 from gandl.profiles._tables import check_pyarrow
 
@@ -96,24 +96,18 @@ def new_folder(options: argparse.Namespace) -> Iterator[Path]:
     final: Path = options.out
     _check_replaced(final, options)
     part = final.with_name(f"{final.name}.incomplete.{uuid.uuid4().hex[:8]}")
-    old = part.with_name(f"{part.name}.old")
     part.mkdir()
     try:
         yield part
         _check_replaced(final, options)  # something may have come meanwhile
-        if final.exists():
-            final.rename(old)
-        part.rename(final)
+        put_folder(part, final)
     except BaseException:
-        if old.exists() and not final.exists():
-            old.rename(final)
         # Hours of training may be in it.
         if any(part.iterdir()):
             tell(f"What was done so far is in {part}")
         else:
             part.rmdir()
         raise
-    shutil.rmtree(old, ignore_errors=True)
     print(f"Results: {final}")
     if (final / "report.html").is_file():
         print(f"Report:  {final / 'report.html'}")

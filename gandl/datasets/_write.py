@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import tifffile
 
+from gandl._files import put_folder
+
 METADATA, TRUTH, CHANNELS = "metadata.csv", "truth.csv", "channels.csv"
 
 
@@ -23,21 +25,13 @@ def new_folder(folder: str | os.PathLike[str], overwrite: bool) -> Iterator[Path
     check_free(final, overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     part = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
-    old = part.with_suffix(".old")
     part.mkdir()
     try:
         yield part
         check_free(final, overwrite)
-        if final.exists():
-            final.rename(old)
-        part.rename(final)
-    except BaseException:
-        if old.exists() and not final.exists():
-            old.rename(final)
-        raise
+        put_folder(part, final)
     finally:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 # Refuse to touch what is there, unless it is a screen and may be replaced.

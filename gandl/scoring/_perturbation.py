@@ -28,6 +28,7 @@ from gandl._row_labels import (
 from gandl._warnings import warn
 from gandl._whole_fit import whole_fit
 from gandl.profiles._controls import values_of
+from gandl.scoring._axis import leave_one_out, scores_along
 from gandl.scoring._separation import separation
 
 _POOR = 0.5  # Cohen's d below which controls are not separate
@@ -259,7 +260,7 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         for axis, mine in zip(
             axes, rows_of_each(position, len(self.origins_)), strict=True
         ):
-            scores[mine] = _scores(X[mine], *axis)
+            scores[mine] = scores_along(X[mine], *axis)
         return scores
 
     def fit_transform(self, X: Any, y: Any, *, batch: Any = None) -> np.ndarray:
@@ -383,31 +384,12 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         rows that each of the ``axes`` is of.
         """
         scores = np.full((len(X), 2), np.nan)
-        # A discriminant needs three rows, and two controls of a kind leave one each; a
-        # scaler two of each batch.
-        held_out = np.ones(len(X), dtype=bool)
-        if self.scaler is None:
-            of = np.zeros_like(of)  # batches are all one
-        else:
-            by = int(self.negative_ not in self._scaling_labels())
-            n_scaling = np.bincount(of[kind == by], minlength=of.max() + 1)
-            held_out = (kind != by) | (n_scaling[of] >= 3)
-        by_mean = self.scaler is None and self.axis == "mean"
-        fold, start = np.full(len(X), -1), 0
-        for mine, whole in zip(parts, axes, strict=True):
-            counts = np.bincount(kind[mine[held_out[mine]]], minlength=2)
-            if counts.min() < (2 if by_mean else 3):
-                continue
-            if by_mean:
-                scores[mine] = _leave_one_out(X[mine], kind[mine])
-                continue
-            n_folds = min(20, counts.min())
-            for k in (0, 1):  # dealt out batch by batch, in order of the score
-                dealt = mine[held_out[mine] & (kind[mine] == k)]
-                on = _scores(scaled[dealt], *whole)[:, 0]
-                dealt = dealt[np.lexsort([on, of[dealt]])]
-                fold[dealt] = (start + np.arange(len(dealt)) % n_folds) % 20
-            start += n_folds
+        if self.scaler is None and self.axis == "mean":
+            for mine in parts:
+                if np.bincount(kind[mine], minlength=2).min() >= 2:
+                    scores[mine] = leave_one_out(X[mine], kind[mine])
+            return scores
+        fold = self._folds(scaled, kind, of, parts, axes)
         # The scaler of other rows has learned from all batches, whatever their axis.
         for held in range(fold.max() + 1):
             train = fold != held
@@ -418,8 +400,41 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
                 if len(test):
                     axis = self._axis(now[seen], kind[seen], "all")
                     unit = float(np.linalg.norm(whole[1]))
-                    scores[test] = _scores(now[test], *axis, unit)
+                    scores[test] = scores_along(now[test], *axis, unit)
         return scores
+
+    def _folds(
+        self,
+        scaled: np.ndarray,
+        kind: np.ndarray,
+        of: np.ndarray,
+        parts: Any,
+        axes: Any,
+    ) -> np.ndarray:
+        """Of 20, the one in which each control is held out; -1: in none."""
+        # A discriminant needs three rows, and two controls of a kind leave one each; a
+        # scaler two of each batch.
+        held_out = np.ones(len(kind), dtype=bool)
+        if self.scaler is None:
+            of = np.zeros_like(of)  # batches are all one
+        else:
+            by = int(self.negative_ not in self._scaling_labels())
+            n_scaling = np.bincount(of[kind == by], minlength=of.max() + 1)
+            held_out = (kind != by) | (n_scaling[of] >= 3)
+        fold, start = np.full(len(kind), -1), 0
+        for mine, axis in zip(parts, axes, strict=True):
+            n_folds = min(
+                20, np.bincount(kind[mine[held_out[mine]]], minlength=2).min()
+            )
+            if n_folds < 3:
+                continue
+            for k in (0, 1):  # dealt out batch by batch, in order of the score
+                dealt = mine[held_out[mine] & (kind[mine] == k)]
+                on = scores_along(scaled[dealt], *axis)[:, 0]
+                dealt = dealt[np.lexsort([on, of[dealt]])]
+                fold[dealt] = (start + np.arange(len(dealt)) % n_folds) % 20
+            start += n_folds
+        return fold
 
     def _tell_poor_controls(self) -> None:
         poor = ~self.separation_["separate"]
@@ -456,44 +471,6 @@ class PerturbationScorer(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _scores(
-    X: np.ndarray,
-    origin: np.ndarray,
-    direction: np.ndarray,
-    weights: np.ndarray,
-    unit: float | None = None,
-) -> np.ndarray:
-    """On- and off-perturbation (n, 2); one origin for all rows, or one a row.
-
-    ``unit`` is the length that off-perturbation is given in; None: the direction's.
-    """
-    away = X - origin
-    on = (away * weights).sum(axis=-1)
-    rest = away - on[:, None] * direction
-    length = np.linalg.norm(direction, axis=-1) if unit is None else unit
-    off = np.linalg.norm(rest, axis=-1) / length
-    return np.stack([on, off], axis=1)
-
-
 def _scaled(scaler: Any, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows as a scaler has them, an array whatever scikit-learn is set to give out."""
     return X if scaler is None else np.asarray(scaler.transform(X, batch=rows))
-
-
-def _leave_one_out(X: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Scores of controls, each by the means of all others.
-
-    Noise lengthens the direction, the more so the fewer controls it is of: by its own,
-    off-perturbation would be less than that of rows that are no controls.
-    """
-    counts = np.bincount(kind)
-    means = np.stack([X[kind == k].mean(axis=0) for k in (0, 1)])
-    others = counts[kind][:, None]
-    without = (others * means[kind] - X) / (others - 1)
-    negative = (kind == 0)[:, None]
-    origin = np.where(negative, without, means[0])
-    direction = np.where(negative, means[1], without) - origin
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weights = direction / (direction**2).sum(axis=1, keepdims=True)
-        unit = float(np.linalg.norm(means[1] - means[0]))
-        return _scores(X, origin, direction, weights, unit)
