@@ -13,6 +13,8 @@ from typing import Any
 
 # What training takes where nothing else is said; a model that is there takes none.
 _TRAINING = {"minutes": 20.0, "preset": "default", "intensity": "dataset", "seed": 0}
+# What a command has said, for its record.
+TOLD: list[str] = []
 # What the report takes; without --positive there is none.
 _REPORT = {"hits": 50, "unit": "µM", "title": "Screen"}
 
@@ -70,7 +72,8 @@ def refuse_unused(options: argparse.Namespace, source: str, *names: str) -> None
 
 
 def tell(message: str) -> None:
-    """Say something that is no result."""
+    """Say something that is no result; the record has it too."""
+    TOLD.append(message)
     with suppress(OSError):  # of a log whose disk is full: work goes on
         print(message, file=sys.stderr, flush=True)
 

@@ -155,6 +155,14 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
     joined, unused = join_plate_map(known, plate_map)
     if unused:
         tell(f"In the plate map, but without images: {unused}.")
+    batch = getattr(options, "batch", None) or []
+    lacking = [name for name in batch if name not in plate_map]
+    if lacking and "plate" in plate_map:
+        tell(
+            f"The plate map has no column {lacking[0]!r}: plates that differ in it "
+            "alone have the same wells, and count as replicates. Of one plate that was "
+            "imaged several times, keep one by --select."
+        )
     return joined
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import joblib
 
+from gandl._cli_arguments import TOLD
 from gandl._files import whole_file
 from gandl.images import ImageCollection
 
@@ -41,6 +42,7 @@ def make_record(
     """What is run: versions, parameters, seed, data."""
     given = vars(options)
     record: dict[str, Any] = {
+        "told": TOLD,  # with what will be told until it is written
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),

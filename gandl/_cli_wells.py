@@ -275,9 +275,9 @@ def check_sites(known: pd.DataFrame, options: argparse.Namespace) -> None:
     if not differ:
         raise ValueError(f"There are several images of {place}: keep one of them.")
     raise ValueError(
-        f"There are several images of {place}, which differ in {names}: where that "
-        f"makes them different plates, say --batch {' '.join(differ)} plate; otherwise "
-        "take some of them by --select."
+        f"There are several images of {place}, which differ in {names}: where they are "
+        "of one plate, as of a second scan, keep one of them by --select; where that "
+        f"makes them different plates, say --batch {' '.join(differ)} plate."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -405,8 +406,9 @@ def well_kinds(
 
 
 def _fold(name: object) -> str:
-    """A name as it is compared where upper and lower case are alike."""
-    return str(name).strip().casefold()
+    """A name as it is compared where case, blanks and look-alikes are no difference."""
+    text = unicodedata.normalize("NFKC", str(name)).replace("\u2010", "-")
+    return " ".join(text.split()).casefold()
 
 
 def _folded(names: pd.Series) -> pd.Series:

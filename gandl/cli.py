@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import gandl  # whose classes, and with them torch, are loaded where they are used
-from gandl._cli_arguments import complete, make_parser, tell
+from gandl._cli_arguments import TOLD, complete, make_parser, tell
 from gandl._cli_images import (
     collect,
     names_as_text,
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     1
     """
     options = make_parser().parse_args(arguments)
+    TOLD.clear()
     try:
         complete(options)
         with warnings.catch_warnings():
@@ -221,6 +222,10 @@ def _score_wells(
     names = feature_columns(wells)
     known = with_usual_names(wells.drop(columns=names))
     kinds = well_kinds_of(known, options)
+    given = known[options.compound].astype(object)
+    asked = (options.control, options.compound, options.concentration)
+    own = [n for n in (*kinds, "batch") if n in known and n not in asked]
+    known = known.rename(columns={name: f"{name}_given" for name in own})
     known[kinds.columns] = kinds
     known["batch"] = known["plate"]
     X = wells[names].to_numpy()
@@ -231,7 +236,9 @@ def _score_wells(
         if images is not None:
             images = images[np.flatnonzero(first)]
         _write_compounds(options, out, X, known, images, record)
-    left_out = known.loc[known["left_out"] != "", ["plate", "well", "left_out"]]
+    left_out = known[["plate", "well", "left_out"]]
+    left_out = left_out.assign(compound=given.where(given.notna(), None))
+    left_out = left_out[left_out["left_out"] != ""]
     record["wells_left_out"] = left_out.to_dict("records")
     write_record(out / "run.json", record)
 

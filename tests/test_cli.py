@@ -1132,6 +1132,46 @@ def test_plates_without_positive_controls_cannot_be_judged(scored, tmp_path, cap
     assert '<span class="poor">not known</span>' in page
 
 
+def test_the_record_has_what_was_told_and_left_out(scored, tmp_path):
+    healthy = scored.index[scored["Metadata_state"] == "healthy"]
+    scored.loc[healthy[0], "Metadata_compound"] = "aspirin"
+    scored["Metadata_cell_line"] = np.repeat(["HRCE", "VERO"], 24)
+    scored["Metadata_batch"] = "B7"  # the user's own
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    record = json.loads((tmp_path / "wells" / "run.json").read_text())
+    assert any("over all of cell_line together" in line for line in record["told"])
+    assert "over all of cell_line together" in (
+        (tmp_path / "wells" / "report.html").read_text()
+    )
+    (left_out,) = record["wells_left_out"]
+    assert left_out["compound"] == "aspirin"
+    wells = read_profiles(tmp_path / "wells" / "wells.parquet")
+    assert set(wells["Metadata_batch_given"]) == {"B7"}
+    assert set(wells["Metadata_batch"]) == {"P1", "P2"}
+
+
+def test_names_that_look_alike_are_told(scored, tmp_path, capsys):
+    inert = scored.index[scored["Metadata_compound"] == "inert"]
+    scored.loc[inert, "Metadata_compound"] = ["in ert", "in\u00a0ert"] * (
+        len(inert) // 2
+    )
+    assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
+    assert "Taken for different compounds: 'in ert' and" in capsys.readouterr().err
+
+
+def test_plates_that_the_plate_map_does_not_know_apart_are_told(
+    scored, tmp_path, capsys
+):
+    wells = scored.filter(like="Metadata_").rename(columns=lambda name: name[9:])
+    wells.to_csv(tmp_path / "map.csv", index=False)
+    twice = [scored.assign(Metadata_scan=scan) for scan in ("t1", "t2")]
+    how = [*STATES, "--batch", "scan", "plate", "--plate-map", tmp_path / "map.csv"]
+    assert score(pd.concat(twice), tmp_path / "wells.csv", *how)[0] == 0
+    told = capsys.readouterr().err
+    assert "has no column 'scan': plates that differ in it alone" in told
+    assert "keep one by --select" in told
+
+
 def test_a_name_of_empty_wells_is_told(scored, tmp_path, capsys):
     scored.loc[np.flatnonzero(untreated_infected(scored))[:3], "Metadata_compound"] = (
         "EMPTY"
