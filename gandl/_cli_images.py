@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gandl._cli_arguments import refuse_unused, tell
+from gandl._cli_wells import UNITS
 from gandl._plate_map import join_plate_map, read_plate_map
 from gandl._tables import (
     USUAL,
@@ -192,6 +193,7 @@ def _without_told(
     without which the map has a well twice.
     """
     told = [getattr(options, n, None) for n in ("control", "compound", "concentration")]
+    told += [name for name in plate_map if str(name).casefold() in UNITS]
     places = [*USUAL, *(getattr(options, "batch", None) or [])]
     both = [name for name in known if name in plate_map and name not in places]
     again = [name for name in both if name in told or known[name].isna().any()]

@@ -15,7 +15,7 @@ from gandl._tables import no_column
 # Degrees of freedom that the deviations of a plate's controls borrow from all plates.
 PRIOR_DF = 6
 # Columns that say what concentrations are in, and columns that tell screens apart.
-_UNITS = {"unit", "units", "conc_unit", "concentration_unit", "dose_unit"}
+UNITS = {"unit", "units", "conc_unit", "concentration_unit", "dose_unit"}
 _SCREENS = {"cell_type", "celltype", "cell_line", "cellline", "timepoint"}
 _UNIT = re.compile(r"(?:^|[\W_])([pnµm]?M|[pnµm]g/mL)[\])]?\s*$")
 
@@ -147,7 +147,7 @@ def _check_treatments(
 
 def _check_units(treated: pd.DataFrame, options: argparse.Namespace) -> None:
     """Refuse concentrations in several units, or in another than would be written."""
-    for name in treated.columns[[str(c).casefold() in _UNITS for c in treated]]:
+    for name in treated.columns[[str(c).casefold() in UNITS for c in treated]]:
         units = treated[name].dropna().astype(str).map(_usual_unit)
         of_each = units.groupby(treated[options.compound])
         several = of_each.nunique() > 1

@@ -473,13 +473,14 @@ def test_a_corrected_plate_map_goes_before_what_was_known(tmp_path, capsys):
     )
     known = wells.set_axis([f"Metadata_{name}" for name in wells], axis=1)
     known["feature_0"] = np.random.default_rng(0).normal(size=n)
+    known["Metadata_unit"] = "nM"
     known.to_csv(tmp_path / "images.csv", index=False)
-    corrected = wells.assign(moa="unknown")
+    corrected = wells.assign(moa="unknown", unit="µM")
     corrected.loc[corrected["compound"] == "drug", "compound"] = "aspirin"
     corrected.to_csv(tmp_path / "map.csv", index=False)
     given = [tmp_path / "images.csv", "--plate-map", tmp_path / "map.csv", *CONTROLS]
     assert run("score", *given, "--out", tmp_path / "scores") == 0
-    told = "not from the table: disease_condition, compound, concentration."
+    told = "not from the table: disease_condition, compound, concentration, unit."
     assert told in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "scores" / "compounds.csv")
     assert table["compound"].tolist() == ["aspirin"]
