@@ -323,15 +323,15 @@ def gandl(preset: str = "default", **changes: Any) -> Method:
 
 
 class Descent:
-    """AdamW 2e-3, as the default goes: the rate rises, then stays; an average embeds.
+    """AdamW, as the default goes: the rate rises, then stays; an average embeds.
 
     ``average`` is of the module's weights, its half-life 2 % of the steps taken.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, learning_rate: float = 2e-3) -> None:
         self.module = module
         self.average = copy.deepcopy(module).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate)
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1 / 30, total_iters=29
         )
@@ -348,7 +348,10 @@ class Descent:
 
 
 def _self_supervised(
-    loss: Callable[[Tensor, Tensor], Tensor], width: int, features: str = "pooled"
+    loss: Callable[[Tensor, Tensor], Tensor],
+    width: int,
+    features: str = "pooled",
+    learning_rate: float = 2e-3,
 ) -> Method:
     """Two views through a trunk of the default's shape, batch 96."""
     _check_features(features)
@@ -364,7 +367,9 @@ def _self_supervised(
             head = nn.Sequential(
                 nn.Linear(2 * trunk_width, width), nn.ReLU(), nn.Linear(width, width)
             )
-        descent = Descent(nn.ModuleDict({"network": network, "head": head}))
+        descent = Descent(
+            nn.ModuleDict({"network": network, "head": head}), learning_rate
+        )
 
         def step(real: Tensor) -> None:
             real = dihedral(real, rng)

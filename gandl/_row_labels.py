@@ -19,21 +19,21 @@ def is_permuted(index: pd.Index, of: pd.Index) -> bool:
     return not index.equals(of) and Counter(index) == Counter(of)
 
 
-def check_order(X: Any, **columns: Any) -> None:
+def check_order(X: Any, *, of: str = "X", **columns: Any) -> None:
     """Refuse columns that, by their index, have the rows of X in another order."""
-    if not isinstance(X, pd.DataFrame):
+    if not isinstance(X, pd.DataFrame | pd.Series):
         return
     for name, column in columns.items():
         is_pandas = isinstance(column, pd.Series | pd.DataFrame)
         if is_pandas and is_permuted(column.index, X.index):
-            remedy = f"otherwise {name}.loc[X.index]"
+            remedy = f"otherwise {name}.loc[{of}.index]"
             if not X.index.is_unique:
                 remedy = "otherwise sort both alike, by columns that tell rows apart"
             elif X.index.equals(pd.RangeIndex(len(X))):  # may say nothing of an order
                 remedy = "otherwise bring it into that order first"
             raise ValueError(
-                f"By its index, {name} has the rows of X in another order, and rows go "
-                f"by position. If they are in that of X all the same, pass "
+                f"By its index, {name} has the rows of {of} in another order, and rows "
+                f"go by position. If they are in that of {of} all the same, pass "
                 f"{name}.to_numpy(); {remedy}."
             )
 

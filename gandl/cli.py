@@ -224,18 +224,24 @@ def _score_wells(
     kinds = well_kinds_of(known, options)
     given = known[options.compound].astype(object)
     asked = (options.control, options.compound, options.concentration)
-    own = [n for n in (*kinds, "batch") if n in known and n not in asked]
+    ours = {*kinds, "batch"}
+    # In another case, too: databases do not tell "Concentration" from ours.
+    own = [
+        name
+        for name in known
+        if str(name).casefold() in ours and not (name in ours and name in asked)
+    ]
     known = known.rename(columns={name: f"{name}_given" for name in own})
     known[kinds.columns] = kinds
     known["batch"] = known["plate"]
     X = wells[names].to_numpy()
     if options.positive is None:
-        record["draws"] = _write_effects(options, out, X, known)
+        record["draws"] = _write_effects(options, out, X, names, known)
     else:
         first = ~profiles.duplicated(["Metadata_Plate", "Metadata_Well"]).to_numpy()
         if images is not None:
             images = images[np.flatnonzero(first)]
-        _write_compounds(options, out, X, known, images, record)
+        _write_compounds(options, out, X, names, known, images, record)
     left_out = known[["plate", "well", "left_out"]]
     left_out = left_out.assign(compound=given.where(given.notna(), None))
     left_out = left_out[left_out["left_out"] != ""]
@@ -244,11 +250,15 @@ def _score_wells(
 
 
 def _write_effects(
-    options: argparse.Namespace, out: Path, X: np.ndarray, known: pd.DataFrame
+    options: argparse.Namespace,
+    out: Path,
+    X: np.ndarray,
+    names: list[str],
+    known: pd.DataFrame,
 ) -> int:
     """Which treatments do anything, where there are negative controls alone.
 
-    Returns how many draws each is compared with.
+    Returns how many draws one is compared with at the most.
     """
     from gandl.scoring._dose_response_scorer import equal_doses
 
@@ -256,7 +266,8 @@ def _write_effects(
     known = known[kept].reset_index(drop=True)
     # By all wells alike: controls that plates were scaled by would lie too near.
     scaled = ControlScaler(method="robust").fit_transform(X[kept], batch=known["batch"])
-    write_profiles(make_profiles(scaled, known), out / "wells.parquet")
+    profiles = make_profiles(scaled, known, names=names)
+    write_profiles(profiles, out / "wells.parquet")
     treated = known["compound"].notna()
     by = ["compound", "concentration"]
     doses = known.loc[treated, by]
@@ -278,14 +289,16 @@ def _write_effects(
         )
         for compare in (energy_distance, replicate_consistency)
     )
-    table = treatments.size().reset_index()[by].join(distance[["n_replicates"]])
+    table = (
+        treatments.size().reset_index()[by].join(distance[["n_replicates", "n_draws"]])
+    )
     for name, found in (("energy_distance", distance), ("cosine", cosine)):
         table[[name, f"{name}_p_value", f"{name}_q_value"]] = found[
             [name, "p_value", "q_value"]
         ]
     table.to_csv(out / "effects.csv", index=False)
     n, m = int((distance["q_value"] < 0.05).sum()), len(table)
-    most = distance["n_draws"].max()
+    most = int(distance["n_draws"].max())
     if n == 0 and most < min(n_null, m / 0.05):
         tell(
             f"A treatment of {m} that alone did something could not be told: its wells "
@@ -304,15 +317,19 @@ def _write_effects(
     differ = table[table["energy_distance_q_value"] < 0.05]
     if n:
         farthest = differ.nlargest(5, "energy_distance")[by].itertuples(index=False)
-        names = ", ".join(f"{compound} at {dose:g}" for compound, dose in farthest)
-        print(f"The farthest: {names}.")
-    return n_null
+        print(
+            "The farthest: "
+            + ", ".join(f"{compound} at {dose:g}" for compound, dose in farthest)
+            + "."
+        )
+    return most
 
 
 def _write_compounds(
     options: argparse.Namespace,
     out: Path,
     X: np.ndarray,
+    names: list[str],
     known: pd.DataFrame,
     images: ImageCollection | None,
     record: dict[str, Any],
@@ -326,7 +343,8 @@ def _write_compounds(
     # which they vary, and most of what sets infected cells apart lies outside.
     scaler = ControlScaler(control=options.negative, prior_df=PRIOR_DF)
     scaled = scaler.fit_transform(X, known["kind"], batch=known["batch"])
-    write_profiles(make_profiles(scaled, known), out / "wells.parquet")
+    profiles = make_profiles(scaled, known, names=names)
+    write_profiles(profiles, out / "wells.parquet")
     # Plates that are scaled are comparable: one axis, of all their controls. It scales
     # by itself, so that those which are held out are held out of both.
     axis = PerturbationScorer(

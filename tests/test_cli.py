@@ -27,7 +27,12 @@ from gandl.cli import main
 from gandl.datasets import make_screen
 from gandl.gan import Trainer
 from gandl.images._illumination import illumination_groups
-from gandl.profiles import make_profiles, read_profiles, write_profiles
+from gandl.profiles import (
+    feature_columns,
+    make_profiles,
+    read_profiles,
+    write_profiles,
+)
 
 PATTERN = "images/{experiment}/Plate{plate}/{well}_s{site}_w{channel}.tif"
 CONTROLS = [
@@ -913,6 +918,7 @@ def test_without_positive_controls_treatments_are_told_that_do_anything(
     assert table["compound"].tolist() == ["active", "active", "inert", "inert"]
     assert table["concentration"].tolist() == [1, 10, 1, 10]
     assert table["n_replicates"].tolist() == [8] * 4
+    assert table["n_draws"].tolist() == [1001] * 4
     expected = [False, True, False, False]
     assert (table["energy_distance_q_value"] < 0.05).tolist() == expected
     assert (table["cosine_q_value"] < 0.05).tolist() == expected
@@ -923,7 +929,7 @@ def test_without_positive_controls_treatments_are_told_that_do_anything(
     assert np.abs(means.filter(like="feature_")).to_numpy().max() < 1e-9
     record = json.loads((tmp_path / "scores/run.json").read_text())
     assert len(record["wells_left_out"]) == 2
-    assert record["draws"] == 1000
+    assert record["draws"] == 1001  # with the treatment itself
     again = ["score", untreated, *DMSO, "--out", tmp_path / "scores"]
     assert run(*again) == 1
     assert run(*again, "--overwrite") == 0
@@ -1137,7 +1143,7 @@ def test_the_record_has_what_was_told_and_left_out(scored, tmp_path):
     healthy = scored.index[scored["Metadata_state"] == "healthy"]
     scored.loc[healthy[0], "Metadata_compound"] = "aspirin"
     scored["Metadata_cell_line"] = np.repeat(["HRCE", "VERO"], 24)
-    scored["Metadata_batch"] = "B7"  # the user's own
+    scored["Metadata_Batch"] = "B7"  # the user's own, which databases take for ours
     assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
     record = json.loads((tmp_path / "wells" / "run.json").read_text())
     assert any("over all of cell_line together" in line for line in record["told"])
@@ -1147,7 +1153,8 @@ def test_the_record_has_what_was_told_and_left_out(scored, tmp_path):
     (left_out,) = record["wells_left_out"]
     assert left_out["compound"] == "aspirin"
     wells = read_profiles(tmp_path / "wells" / "wells.parquet")
-    assert set(wells["Metadata_batch_given"]) == {"B7"}
+    assert set(wells["Metadata_Batch_given"]) == {"B7"}
+    assert feature_columns(wells) == feature_columns(scored)
     assert set(wells["Metadata_batch"]) == {"P1", "P2"}
 
 

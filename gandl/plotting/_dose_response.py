@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gandl._row_labels import check_order
 from gandl.plotting._style import (
     BLACK,
     BLUE,
@@ -123,6 +124,7 @@ class DoseResponseDisplay:
             estimator.
         """
         check_is_fitted(estimator)
+        check_order(X, y=y)
         X = validate_data(estimator, X, dtype=np.float64, reset=False)
         dose, response = estimator._concentrations(X), column_or_1d(y, dtype=np.float64)
         check_consistent_length(dose, response)

@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_array, check_consistent_length
 
 from gandl._extras import needed
+from gandl._row_labels import check_order
 from gandl._row_labels import labels as as_labels
 from gandl.plotting._style import (
     CATEGORIES,
@@ -159,6 +160,7 @@ class EmbeddingDisplay:
         ImportError
             If UMAP is asked for and umap-learn is not installed.
         """
+        check_order(embeddings, of="embeddings", labels=labels)
         embeddings = check_array(
             embeddings, ensure_min_samples=3, ensure_min_features=2
         )

@@ -9,7 +9,7 @@ from scipy.stats import chi2
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from gandl._row_labels import labels
+from gandl._row_labels import check_order, labels
 from gandl.plotting._style import (
     BLACK,
     BLUE,
@@ -118,6 +118,7 @@ class PerturbationDisplay:
         calls, scorer = None, estimator
         if isinstance(estimator, DoseResponseScorer):
             scorer = estimator.perturbation_
+        check_order(X, names=names, batch=batch)
         scores = scorer._score_rows(X, batch)
         if isinstance(estimator, DoseResponseScorer):
             calls = estimator.hits_.call(scores)
@@ -164,6 +165,7 @@ class PerturbationDisplay:
             If lengths differ, a call is another word, or controls are not of two kinds.
         """
         check_consistent_length(scores, names, calls)
+        check_order(scores, of="scores", names=names, calls=calls)
         if len(controls) != 2:
             raise ValueError(
                 "controls are the negative and the positive ones, got "

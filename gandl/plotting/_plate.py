@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_consistent_length
 
+from gandl._row_labels import check_order
 from gandl._wells import FORMATS, row_letters, well_position
 from gandl.plotting._style import new_grid, plain, sorted_categories
 
@@ -95,6 +96,7 @@ class PlateDisplay:
         """
         plate = np.full(len(well), "") if plate is None else plate
         check_consistent_length(values, well, plate)
+        check_order(values, of="values", well=well, plate=plate)
         if not len(well):
             raise ValueError("There is no well to draw.")
         without = np.flatnonzero(pd.isna(np.asarray(plate, dtype=object)))

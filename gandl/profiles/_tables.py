@@ -67,7 +67,15 @@ def make_profiles(
     1             P1             taxol        2.0
     """
     X, metadata = as_pandas(X), as_pandas(metadata)
+    if isinstance(metadata, pd.Series):
+        metadata = metadata.to_frame()
     check_order(X, metadata=metadata)
+    if names is None and isinstance(X, pd.DataFrame):
+        names = list(X.columns)
+    names = None if names is None else list(map(str, names))
+    mistaken = [name for name in names or () if name.startswith(_METADATA)]
+    if mistaken:
+        raise ValueError(f"{mistaken[0]!r} is a name of metadata, not of a feature.")
     values = np.asarray(X)
     if isinstance(X, pd.DataFrame) and values.dtype == object:  # of nullable types
         values = X.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -76,18 +84,11 @@ def make_profiles(
     if len(values) != len(metadata):
         raise ValueError(f"X has {len(values)} rows, metadata {len(metadata)}.")
     if names is None:
-        names = list(
-            X.columns
-            if isinstance(X, pd.DataFrame)
-            else (f"feature_{k}" for k in range(values.shape[1]))
-        )
+        names = [f"feature_{k}" for k in range(values.shape[1])]
     if len(names) != values.shape[1]:
         raise ValueError(f"X has {values.shape[1]} columns, but {len(names)} names.")
-    known = metadata.rename(columns=lambda name: _metadata_name(str(name)))
-    features = pd.DataFrame(values, columns=[str(name) for name in names])
-    mistaken = [name for name in map(str, features) if name.startswith(_METADATA)]
-    if mistaken:
-        raise ValueError(f"{mistaken[0]!r} is a name of metadata, not of a feature.")
+    known = _with_index(metadata).rename(columns=lambda n: _metadata_name(str(n)))
+    features = pd.DataFrame(values, columns=names)
     profiles = pd.concat([known.reset_index(drop=True), features], axis=1)
     twice = profiles.columns[profiles.columns.duplicated()]
     if len(twice):
@@ -190,7 +191,7 @@ def aggregate(
     """
     if how not in ("mean", "median"):
         raise ValueError(f'how is "mean" or "median", got {how!r}.')
-    profiles = as_pandas(profiles)
+    profiles = _with_index(as_pandas(profiles), _METADATA)
     features = feature_columns(profiles)
     keys = [_column(profiles, name) for name in ([by] if isinstance(by, str) else by)]
     if not keys:
@@ -200,14 +201,17 @@ def aggregate(
         missing = np.flatnonzero(profiles[name].isna())
         if len(missing):
             raise ValueError(f"Row {missing[0]} has no {name!r}.")
-    for name in features:
-        _check_feature(name, profiles[name].to_numpy(dtype=float, na_value=np.nan))
+    _check_numbers(profiles[features].to_numpy(dtype=float, na_value=np.nan), features)
     grouped = profiles.groupby(keys, sort=False, observed=True)
     # Not .first(), which takes the first that is not missing.
     first, group = ~profiles.duplicated(keys), grouped.ngroup()
 
     def has_one_value_in_each(name: str) -> bool:
-        values, _ = pd.factorize(profiles[name])
+        column = profiles[name]
+        try:
+            values, _ = pd.factorize(column)
+        except TypeError:  # lists, of targets say
+            values, _ = pd.factorize(column.astype(str))
         return bool((values == values[first][group]).all())
 
     others = [
@@ -221,18 +225,32 @@ def aggregate(
     return known.join(count).join(averages).reset_index()
 
 
-def _check_feature(name: str, values: np.ndarray) -> None:
-    odd = np.flatnonzero(~np.isfinite(values))
-    if not len(odd):
+def _check_numbers(values: np.ndarray, names: Sequence[str]) -> None:
+    is_odd = ~np.isfinite(values)
+    odd_columns = np.flatnonzero(is_odd.any(axis=0))
+    if not len(odd_columns):
         return
-    if len(odd) == len(values):
-        raise ValueError(f"No row has a number in {name!r}: leave that column out.")
-    row, value = odd[0], values[odd[0]]
+    k = odd_columns[0]
+    odd = np.flatnonzero(is_odd[:, k])
+    n, others = len(values), len(odd_columns) - 1
+    told = f" {others} more columns are like it." * (others > 0)
+    if len(odd) == n:
+        raise ValueError(
+            f"No row has a number in {names[k]!r}: leave that column out.{told}"
+        )
+    row, value = odd[0], values[odd[0], k]
+    has = "no" if np.isnan(value) else f"{value} in"
     raise ValueError(
-        f"Row {row} has {'no' if np.isnan(value) else f'{value} in'} {name!r}: leave "
-        f"out that column or the rows that have no number there, {len(odd)} of "
-        f"{len(values)}."
+        f"Row {row} has {has} {names[k]!r}: leave out that column or the rows that "
+        f"have no number there, {len(odd)} of {n}.{told}"
     )
+
+
+def _with_index(table: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+    """Named levels of the index that begin so as columns; others say nothing."""
+    levels = [n for n in table.index.names if n is not None and n not in table]
+    levels = [name for name in levels if str(name).startswith(prefix)]
+    return table.reset_index(levels) if levels else table
 
 
 def write_profiles(
@@ -253,7 +271,8 @@ def write_profiles(
     Raises
     ------
     ValueError
-        If the name ends otherwise, or is that of a folder.
+        If the name ends otherwise, or is that of a folder; if the index has names that
+        do not begin with "Metadata_" (those that do are written as columns).
     FileExistsError
         If the file exists.
     ImportError
@@ -279,6 +298,14 @@ def write_profiles(
     if final.exists() and not overwrite:
         raise FileExistsError(
             f"{str(final)!r} exists: name another file, or pass overwrite=True."
+        )
+    profiles = _with_index(profiles, _METADATA)
+    lost = [n for n in profiles.index.names if n is not None and n not in profiles]
+    if lost:
+        raise ValueError(
+            f"The index has {lost[0]!r}, which a file of profiles has no place for: "
+            f'profiles.reset_index(), and let its name begin with "{_METADATA}", or '
+            "profiles.reset_index(drop=True)."
         )
     with whole_file(final) as part:
         if suffix == ".parquet":
@@ -350,6 +377,7 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
             if is_of_disk(error):
                 raise
             raise no_table(path, error) from None
+        profiles = _with_index(profiles, _METADATA)
     else:
         separated = separator(path)
         try:
@@ -365,8 +393,9 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
                 "(index=False)."
             )
         text = {name: str for name in columns if name.startswith(_METADATA)}
-        # Only an empty field is missing: "NA" and "None" are names of compounds too.
-        how: Any = {"dtype": text, "na_values": [""], "keep_default_na": False}
+        # "NA" and "None" are names of compounds too, and no numbers.
+        missing = {n: [""] if n in text else ["", "NA", "NaN", "nan"] for n in columns}
+        how: Any = {"dtype": text, "na_values": missing, "keep_default_na": False}
         how["float_precision"] = "round_trip"
         profiles = read_text(path, **how)
         if separated == ";" and profiles.select_dtypes("number").shape[1] == 0:

@@ -76,6 +76,11 @@ def test_umap_where_installed(embeddings, monkeypatch):
 
 
 def test_errors(embeddings):
+    table, labels = pd.DataFrame(embeddings), pd.Series(range(len(embeddings)))
+    with pytest.raises(
+        ValueError, match="labels has the rows of embeddings in another"
+    ):
+        EmbeddingDisplay.from_predictions(table, labels[::-1])
     with pytest.raises(ValueError, match="got 'tsne'"):
         EmbeddingDisplay.from_predictions(embeddings, method="tsne")
     with pytest.raises(ValueError, match="inconsistent numbers"):

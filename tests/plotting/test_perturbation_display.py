@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from gandl.plotting import PerturbationDisplay
@@ -38,6 +39,18 @@ def test_hits_are_named_once_and_nothing_else(screen):
     )
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert labels[:3] == ["inactive", "toxic", "hit"]
+
+
+def test_names_in_another_order_are_refused(screen):
+    controls, y, treated, names = screen
+    scorer = PerturbationScorer(negative="mock", positive="infected").fit(controls, y)
+    names, table = pd.Series(names)[::-1], pd.DataFrame(treated)
+    with pytest.raises(ValueError, match="names has the rows of X in another order"):
+        PerturbationDisplay.from_estimator(scorer, table, names)
+    scores = pd.DataFrame(scorer.transform(treated))
+    ends = {"mock": np.zeros((2, 2)), "infected": np.ones((2, 2))}
+    with pytest.raises(ValueError, match="names has the rows of scores in another"):
+        PerturbationDisplay.from_predictions(scores, ends, names=names)
 
 
 def test_ellipses_are_those_of_controls_held_out(screen):

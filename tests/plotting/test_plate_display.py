@@ -1,6 +1,7 @@
 """Each value lies where its well is."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gandl.plotting import PlateDisplay
@@ -68,6 +69,9 @@ def test_errors():
         PlateDisplay.from_predictions([], [])
     with pytest.raises(ValueError, match="inconsistent numbers"):
         PlateDisplay.from_predictions([1.0, 2.0], ["A1"])
+    wells = pd.Series(["A1", "A2"])
+    with pytest.raises(ValueError, match="well has the rows of values in another"):
+        PlateDisplay.from_predictions(pd.Series([1.0, 2.0], [1, 0]), wells)
 
 
 def test_what_is_infinite_is_at_an_end_of_the_scale():

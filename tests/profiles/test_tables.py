@@ -144,9 +144,45 @@ def test_aggregate_errors(images):
     images.loc[3, "gandl1"] = -np.inf
     with pytest.raises(ValueError, match=f"Row 3 has -inf in 'gandl1': .*, 2 of {n}"):
         aggregate(images, "well")
+    with pytest.raises(ValueError, match=r"1 more columns are like it\."):
+        aggregate(images.assign(more=images["gandl1"]), "well")
     images["gandl1"] = np.nan
     with pytest.raises(ValueError, match="No row has a number in 'gandl1'"):
         aggregate(images, "well")
+
+
+def test_an_index_with_names_is_metadata(images, tmp_path):
+    keys = ["Metadata_Plate", "Metadata_Well"]
+    indexed = images.set_index(keys)
+    by_well = aggregate(images, ["plate", "well"])
+    pd.testing.assert_frame_equal(aggregate(indexed, ["plate", "well"]), by_well)
+    for name in ("wells.parquet", "wells.csv"):
+        write_profiles(indexed, tmp_path / name)
+        assert list(read_profiles(tmp_path / name))[:2] == keys
+    indexed.to_parquet(tmp_path / "pandas.parquet")
+    pd.testing.assert_frame_equal(read_profiles(tmp_path / "pandas.parquet"), images)
+    known = pd.DataFrame({"compound": ["DMSO"]}, pd.Index(["P1"], name="plate"))
+    made = make_profiles([[0.5]], known)
+    assert list(made) == ["Metadata_Plate", "Metadata_compound", "feature_0"]
+    with pytest.raises(ValueError, match="index has 'id', which a file of profiles"):
+        write_profiles(images.rename_axis("id"), tmp_path / "other.csv")
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_missing_numbers_and_names_of_compounds_in_csv(tmp_path):
+    text = "Metadata_compound,a,b\nNA,1.5,NA\ntaxol,nan,2\n"
+    (tmp_path / "r.csv").write_text(text)
+    profiles = read_profiles(tmp_path / "r.csv")
+    assert profiles["Metadata_compound"].tolist() == ["NA", "taxol"]
+    np.testing.assert_array_equal(profiles[["a", "b"]], [[1.5, np.nan], [np.nan, 2]])
+
+
+def test_lists_are_metadata_too():
+    wells = ["A01", "A01", "A02"]
+    targets = [["TUBB"], ["TUBB"], ["EGFR", "ERBB2"]]
+    profiles = pd.DataFrame({"Metadata_Well": wells, "Metadata_targets": targets})
+    profiles["x"] = [1.0, 2.0, 3.0]
+    assert aggregate(profiles, "well")["Metadata_targets"].tolist() == targets[1:]
 
 
 def test_features_of_nullable_types_are_numbers():
@@ -166,6 +202,8 @@ def test_make_profiles_errors():
         make_profiles([[1.0], [2.0]], metadata, names=["a", "b"])
     with pytest.raises(ValueError, match="'Metadata_Plate' is a name of metadata"):
         make_profiles([[1.0], [2.0]], metadata, names=["Metadata_Plate"])
+    with pytest.raises(ValueError, match="'Metadata_Well' is a name of metadata"):
+        make_profiles(pd.DataFrame({"Metadata_Well": ["A01", "A02"]}), metadata)
     with pytest.raises(ValueError, match="'a' would be there twice"):
         make_profiles([[1.0, 1.0], [2.0, 1.0]], metadata, names=["a", "a"])
     with pytest.raises(ValueError, match="'compound' is not numeric"):
