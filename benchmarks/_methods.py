@@ -29,7 +29,7 @@ from gandl._diagnostics import frechet_distance
 from gandl._embedding import BATCH, draw, embed, take
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
-from gandl._whitening import n_crops_of, view_statistics, whitening
+from gandl._whitening import embed_views, n_crops_of, view_statistics, whitening
 from gandl.gan import GANConfig, Trainer
 from gandl.gan._augment import dihedral, random_view
 from gandl.gan._discriminator import pool
@@ -121,9 +121,8 @@ def _whitening(
     with closing(batches):
         crops = map(torch.from_numpy, batches)
         rng = torch.Generator().manual_seed(0)
-        return whitening(
-            *view_statistics(function, crops, n_crops, rng, size=view_size)
-        )
+        views = embed_views(function, crops, n_crops, rng, view_size)
+        return whitening(*view_statistics(views))
 
 
 def learn(data: Data, learner: Learner, minutes: float, seed: int) -> Iterator:

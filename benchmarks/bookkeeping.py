@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import math
 import multiprocessing
 import os
@@ -39,7 +38,6 @@ import tifffile
 from sklearn.model_selection import GroupKFold, train_test_split
 
 from gandl._batches import reading_order, training_batches
-from gandl._files import whole_file
 from gandl._wells import row_letters
 from gandl.images import ImageCollection
 from gandl.images._readers import BYTE_LIMIT
@@ -352,7 +350,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     arguments = parser.parse_args()
     # Here: the processes that measure are to do without torch.
-    from training_speed import machine
+    from _record import machine, write
 
     if arguments.quick:
         arguments.rows = [500, 1000]
@@ -364,10 +362,8 @@ def main() -> None:
             # A process each: memory that was freed before is no measure.
             with spawn.Pool(1) as pool:
                 results[n] |= pool.apply(run, (n, part))
-            if arguments.out:  # what there is so far: a million rows take a while
-                report = {"machine": machine(), "results": results}
-                with whole_file(arguments.out) as part_file:
-                    part_file.write_text(json.dumps(report, indent=1) + "\n")
+            # What there is so far: a million rows take a while.
+            write({"machine": machine(), "results": results}, arguments.out)
     print(summary(results))
 
 

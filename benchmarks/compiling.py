@@ -12,7 +12,6 @@ after how many seconds compiling has earned itself back; a fit of ten minutes ha
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from _record import machine, write
 from cost import preset
-from training_speed import machine
 
-from gandl._files import whole_file
 from gandl._tensors import activation_dtype
 from gandl.gan import Trainer
 
@@ -51,11 +49,9 @@ def main() -> None:
     for part in arguments.parts:
         results[part] = measure(PARTS[part], arguments)
         print(row(part, results[part], arguments.batch_size), flush=True)
-    if arguments.out:
-        asked = {k: v for k, v in vars(arguments).items() if k != "out"}
-        report = {"machine": machine(), "arguments": asked, "results": results}
-        with whole_file(arguments.out) as file:
-            file.write_text(json.dumps(report, indent=1) + "\n")
+    asked = {k: v for k, v in vars(arguments).items() if k != "out"}
+    report = {"machine": machine(), "arguments": asked, "results": results}
+    write(report, arguments.out)
 
 
 def row(part: str, found: dict[str, Any], batch_size: int) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from _flops import is_filter
+from _record import write
 from PIL import Image
 from scipy.optimize import nnls
 from torch.optim import Adam
@@ -35,7 +35,6 @@ from torch.utils.flop_counter import flop_registry
 
 from gandl._batches import tile_starts
 from gandl._embedding import at_once
-from gandl._files import whole_file
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
 from gandl.gan import GANConfig, Trainer, _training
@@ -465,12 +464,9 @@ def main() -> None:
         print(f"Error, {name}: median {np.median(size):.0%}, largest {size.max():.0%}")
     rows = predict(arguments, rates, here)
     print(table(rows))
-    if arguments.out:
-        asked = {k: v for k, v in vars(arguments).items() if k != "out"}
-        report = {"arguments": asked, "here": here, "rates": rates.tolist()}
-        report |= {"errors": misses, "rows": rows}
-        with whole_file(arguments.out) as part:
-            part.write_text(json.dumps(report, indent=1) + "\n")
+    asked = {k: v for k, v in vars(arguments).items() if k != "out"}
+    report = {"arguments": asked, "here": here, "rates": rates.tolist()}
+    write(report | {"errors": misses, "rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -30,14 +30,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import re
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import _methods
+import _record
 import numpy as np
 import pandas as pd
 import torch
@@ -161,11 +159,7 @@ def scored(
 
 def processor() -> str:
     """Name of the processor, and the type that networks compute in."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError):  # Linux
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        name = found[1] if found else name
-    return f"{name}, {str(_methods.DTYPE).removeprefix('torch.')}"
+    return f"{_record.processor()}, {str(_methods.DTYPE).removeprefix('torch.')}"
 
 
 def unlike(results: list[dict], name: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,8 +21,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from _record import machine, write
 
-from gandl._files import whole_file
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
 from gandl.gan import Trainer
@@ -60,15 +59,13 @@ def main() -> None:
         "width": arguments.width,
         "threads_of_a_rank": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)),
-        "processor": platform.processor() or platform.machine(),
+        "machine": machine(),
         "results": results,
         "repetitions": runs,
     }
     for row in results:
         print(*(f"{key} {value:.4g}" for key, value in row.items()))
-    if arguments.out:
-        with whole_file(arguments.out) as part:
-            part.write_text(json.dumps(report, indent=1) + "\n")
+    write(report, arguments.out)
 
 
 def launched(n: int) -> dict[str, float]:

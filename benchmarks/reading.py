@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from collections import defaultdict
@@ -29,9 +28,10 @@ from unittest.mock import patch
 import numpy as np
 import tifffile
 import torch
+from _record import machine
+from _record import write as write_record
 
 from gandl import GANDLFeaturizer, ImageCollection, _batches, _embedding
-from gandl._files import whole_file
 
 COMPRESSIONS = {"plain": None, "deflate": "zlib", "LZW": "lzw"}
 
@@ -61,7 +61,7 @@ def main() -> None:
         "width": arguments.width,
         "torch_threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)),
-        "processor": platform.processor() or platform.machine(),
+        "machine": machine(),
         "results": results,
     }
     print(json.dumps(report))
@@ -75,9 +75,7 @@ def main() -> None:
         share = f"{np.median(shares):.2f} ({shares.min():.2f} to {shares.max():.2f})"
         waiting = f"{100 * np.median(row['waiting']):.0f} %"
         print(f"| {row['files']} | {speeds} | {share} | {waiting} |")
-    if arguments.out:
-        with whole_file(arguments.out) as part:
-            part.write_text(json.dumps(report, indent=1) + "\n")
+    write_record(report, arguments.out)
 
 
 def write(folder: Path, n_sites: int, size: int, files: str) -> ImageCollection:

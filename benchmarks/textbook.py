@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,10 +31,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _flops import CountFlops, matmul_peak
-from training_speed import MARGIN, machine, made_images
+from _record import machine, write
+from training_speed import MARGIN, made_images
 
 from gandl import _batches
-from gandl._files import whole_file
 from gandl._tensors import activation_dtype
 from gandl.gan import GANConfig, Trainer, _discriminator, _generator, _operators
 from gandl.gan._layers import ModulatedConv2d
@@ -394,9 +393,7 @@ def main() -> None:
             case.measure()
     record["flops"] = fraction_of_peak(cases[0])
     record["cases"] = [case.record(cases[0]) for case in cases]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(arguments.out) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n")
+    write(record, arguments.out)
     for what in ("training", "embedding"):
         print(table(record["cases"], what) + "\n")
     print(f"Matrix products: {record['flops']['peak'] / 1e9:.0f} GFLOP/s")

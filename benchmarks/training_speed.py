@@ -14,10 +14,6 @@ here, and the time of the step and of embedding by kinds of operators.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -31,10 +27,10 @@ import numpy as np
 import torch
 from _flops import CountFlops, matmul_peak
 from _profile import by_kind
+from _record import machine, write
 
 from gandl._batches import training_batches
 from gandl._embedding import embed
-from gandl._files import whole_file
 from gandl._presets import PRESETS, make_config
 from gandl._tensors import activation_dtype
 from gandl.gan import Generator, Trainer, _training
@@ -234,18 +230,6 @@ def made_images(n: int, arguments: argparse.Namespace) -> ImageCollection:
     return ImageCollection.from_array(images)
 
 
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    found = re.search("model name.*: (.*)", info.read_text()) if info.exists() else None
-    return {
-        "processor": found[1] if found else platform.processor(),
-        "cores": os.cpu_count(),
-        "load_at_start": os.getloadavg()[0],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-    }
-
-
 def table(cases: list[dict[str, Any]]) -> str:
     rows: dict[str, list[str]] = {"": [case["configuration"] for case in cases]}
     rows["threads, type"] = [f"{case['threads']}, {case['dtype']}" for case in cases]
@@ -316,9 +300,7 @@ def main() -> None:
         for case, found in zip(cases, record["cases"], strict=True):
             found["profile"] = case.profile(case.config.r1_interval)
             print(profile_tables(found) + "\n")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(arguments.out) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n")
+    write(record, arguments.out)
     print(f"{table(record['cases'])}\nJSON: {arguments.out}")
 
 

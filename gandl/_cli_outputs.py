@@ -39,7 +39,7 @@ def _free(options: argparse.Namespace) -> Path:
 
 
 def free_file(options: argparse.Namespace) -> Path:
-    """The same, of a file, told before hours of work."""
+    """Where a file is to be written; what forbids it is told before hours of work."""
     out = _free(options)
     if out.is_dir():
         raise IsADirectoryError(f"{str(out)!r} is a folder: name a file in it.")
@@ -53,21 +53,22 @@ def free_file(options: argparse.Namespace) -> Path:
     return out
 
 
-def save_model(model: Any, out: Path, options: argparse.Namespace) -> None:
+def save_model(model: Any, options: argparse.Namespace) -> None:
     """Save a model that took hours; where that fails, in a temporary folder."""
     try:
-        model.save(out, overwrite=options.overwrite)
+        model.save(options.out, overwrite=options.overwrite)
     except OSError:
         with suppress(OSError):
-            kept = Path(tempfile.mkdtemp(prefix="gandl-")) / out.name
+            kept = Path(tempfile.mkdtemp(prefix="gandl-")) / options.out.name
             model.save(kept)
             tell(f"The model is in {kept}: move it to where it is to stay.")
         raise
 
 
-def _check_replaced(folder: Path, options: argparse.Namespace) -> None:
+def _check_replaced(options: argparse.Namespace) -> None:
     """Refuse to take the place of what gandl did not write, or is to read."""
-    if not _free(options).exists():
+    folder = _free(options)
+    if not folder.exists():
         return
     if os.path.ismount(folder):
         raise FileExistsError(
@@ -94,12 +95,12 @@ def new_folder(options: argparse.Namespace) -> Iterator[Path]:
     if options.positive is not None:  # there is a report
         pyplot()
     final: Path = options.out
-    _check_replaced(final, options)
+    _check_replaced(options)
     part = final.with_name(f"{final.name}.incomplete.{uuid.uuid4().hex[:8]}")
     part.mkdir()
     try:
         yield part
-        _check_replaced(final, options)  # something may have come meanwhile
+        _check_replaced(options)  # something may have come meanwhile
         put_folder(part, final)
     except BaseException:
         # Hours of training may be in it.

@@ -70,12 +70,6 @@ def _put(part: Path, path: Path) -> None:
         os.replace(part, path)
 
 
-def is_writer() -> bool:
-    """Whether this process writes: of those that torchrun starts, the first."""
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    return alone or os.environ.get("RANK", "0") == "0"
-
-
 def _flush(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:

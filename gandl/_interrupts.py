@@ -24,9 +24,6 @@ class Interrupt:
         self.signal: signal.Signals | None = None
         self.heard = -math.inf
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
     def hear(self, number: int) -> None:
         """Take note of a signal, of another process perhaps; 0 is none."""
         if number and self.signal is None:

@@ -27,7 +27,7 @@ from gandl._inputs import (
 from gandl._interrupts import deferred_interrupts
 from gandl._monitor import N_WATCHED, Monitor
 from gandl._presets import CONSTRAINTS, UNTRAINED, check_features, make_config
-from gandl._progress import LossRecorder, TrainingProgress, training_progress
+from gandl._progress import LossRecorder, TrainingProgress
 from gandl._tensors import activation_dtype, learning_mode, to_arrays, to_tensors
 from gandl._trained import device_of
 from gandl._whitening import Affine, learn_whitening, n_crops_of
@@ -222,7 +222,7 @@ def _progress(
     featurizer: Any, context: Any, ranks: Ranks
 ) -> AbstractContextManager[TrainingProgress]:
     verbose = featurizer.verbose and ranks.rank == 0
-    return training_progress(featurizer, context, verbose=verbose)
+    return closing(TrainingProgress(featurizer, context, verbose=verbose))
 
 
 def _train(

@@ -6,7 +6,7 @@ import csv
 import gzip
 import os
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,12 +253,8 @@ def _plate_table(plate: str | None, grids: list[Grid]) -> pd.DataFrame:
                 f"{grid.place}: {grid.title!r} has another number of wells than "
                 f"{grids[0].title!r}, of the same plate."
             )
-        columns[grid.title] = list(_missing(grid.values))
+        columns[grid.title] = [cell or None for row in grid.values for cell in row]
     table = pd.DataFrame({"well": wells} | columns, dtype=object)
     if plate is not None:
         table.insert(0, "plate", plate)
     return table
-
-
-def _missing(values: Rows) -> Iterator[str | None]:
-    return (cell or None for row in values for cell in row)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -123,17 +122,9 @@ class TrainingProgress:
                 stop |= task.call_on_fit_task_end(estimator=self.estimator)
         return stop
 
-
-@contextmanager
-def training_progress(
-    estimator: Any, context: Any, *, verbose: bool
-) -> Iterator[TrainingProgress]:
-    """A `TrainingProgress` whose line is closed at the end, whatever happens."""
-    progress = TrainingProgress(estimator, context, verbose=verbose)
-    try:
-        yield progress
-    finally:
-        progress.line.close()
+    def close(self) -> None:
+        """End the line."""
+        self.line.close()
 
 
 def _text(

@@ -40,11 +40,11 @@ def learn_whitening(
         maps = network.trunk(crops)
         return torch.cat([pool(x, way) for way in (False, True) for x in maps], dim=1)
 
-    pooled, central = np.split(_embed_views(embed, batches, n_crops, rng), 2, axis=2)
-    mean, deviation, covariance = _statistics(pooled)
+    pooled, central = np.split(embed_views(embed, batches, n_crops, rng), 2, axis=2)
+    mean, deviation, covariance = view_statistics(pooled)
     affine = {
         "pooled": whitening(mean, deviation, covariance),
-        "central": whitening(*_statistics(central)),
+        "central": whitening(*view_statistics(central)),
     }
     start = 0
     for height, width in network.block_widths.items():
@@ -56,31 +56,14 @@ def learn_whitening(
     return affine
 
 
-def view_statistics(
-    embed: Callable[[torch.Tensor], torch.Tensor],
-    batches: Iterable[torch.Tensor],
-    n_crops: int,
-    rng: torch.Generator,
-    *,
-    size: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and deviation (d,) of crops' embeddings, and covariance (d, d) of views.
-
-    The last is that of two augmented views of one crop about their mean, in units of
-    the deviations, averaged over crops: within-class covariance, each image a class
-    (Hatch et al. 2006). ``size`` is the height and width of the views.
-    """
-    return _statistics(_embed_views(embed, batches, n_crops, rng, size))
-
-
-def _embed_views(
+def embed_views(
     embed: Callable[[torch.Tensor], torch.Tensor],
     batches: Iterable[torch.Tensor],
     n_crops: int,
     rng: torch.Generator,
     size: int | None = None,
 ) -> np.ndarray:
-    """Embeddings (n_crops, 3, d) of crops and of two views of each."""
+    """Embeddings (n_crops, 3, d) of crops and of two views, ``size`` high, of each."""
 
     def crop_and_views(crops: torch.Tensor) -> torch.Tensor:
         views = [random_view(crops, rng, size), random_view(crops, rng, size)]
@@ -89,8 +72,15 @@ def _embed_views(
     return take(crop_and_views, batches, n_crops)
 
 
-def _statistics(embedded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `view_statistics` returns, of what `_embed_views` does."""
+def view_statistics(
+    embedded: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and deviation (d,) of crops' embeddings, and covariance (d, d) of views.
+
+    The last is that of two augmented views of one crop about their mean, in units of
+    the deviations, averaged over crops: within-class covariance, each image a class
+    (Hatch et al. 2006).
+    """
     embedded = embedded.astype(np.float64)
     scaler = StandardScaler().fit(embedded[:, 0])
     change = (embedded[:, 1] - embedded[:, 2]) / scaler.scale_

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from gandl._cli_outputs import free_file, new_folder, save_model
 from gandl._cli_record import beside, make_record, write_record
 from gandl._cli_wells import PRIOR_DF, check_wells, well_kinds_of
 from gandl._extras import require_safetensors
-from gandl._files import is_writer, whole_file
+from gandl._files import whole_file
 from gandl._tables import composed, with_usual_names
 from gandl.images import ImageCollection
 from gandl.profiles import (
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complete(options)
         with warnings.catch_warnings():
             warnings.showwarning = _tell_warning(warnings.showwarning)
-            (_COMMANDS[options.command] if is_writer() else _work_along)(options)
+            (_COMMANDS[options.command] if _is_writer() else _work_along)(options)
     except (OSError, ValueError, ImportError, FloatingPointError) as error:
         tell(f"gandl {options.command}: {error}")
         return 1
@@ -102,13 +103,19 @@ def _tell_warning(show: Callable[..., None]) -> Callable[..., None]:
     return tell_or_show
 
 
+def _is_writer() -> bool:
+    """Whether this process writes: of those that torchrun starts, the first."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return alone or os.environ.get("RANK", "0") == "0"
+
+
 def _fit(options: argparse.Namespace) -> None:
     require_safetensors()  # told now, not after hours
     out = free_file(options)
     images, known = collect(options)
     images = with_plate_range(images, known, options.intensity)
     model = _featurizer(options).fit(images)
-    save_model(model, out, options)
+    save_model(model, options)
     write_record(beside(out), make_record(options, model, images))
     print(f"Model: {out}")
 
@@ -146,7 +153,7 @@ def _embed_partitions(options: argparse.Namespace) -> None:
     images = with_plate_range(images, known, model.intensity)
     how = {"metadata": known, "rows_per_partition": options.rows_per_partition}
     gandl.embed_to_parquet(model, images, options.out, **how)
-    if is_writer():
+    if _is_writer():
         write_record(beside(options.out), make_record(options, model, images))
         is_there = [path.is_file() for path in partition_paths(options.out)]
         if not all(is_there):  # those of other processes, or tasks of an array

@@ -114,7 +114,7 @@ def test_a_model_that_cannot_be_saved_is_kept(model, tmp_path, monkeypatch, caps
     out.write_text("came meanwhile")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(FileExistsError):
-        save_model(model, out, options(out))
+        save_model(model, options(out))
     (kept,) = tmp_path.glob("gandl-*/model.safetensors")
     assert f"The model is in {kept}" in capsys.readouterr().err
     assert GANDLFeaturizer.load(kept).n_iter_ == model.n_iter_

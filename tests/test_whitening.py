@@ -13,7 +13,12 @@ from sklearn.base import clone
 import gandl._embedding
 from gandl import GANDLFeaturizer, ImageCollection
 from gandl._embedding import embed
-from gandl._whitening import learn_whitening, view_statistics, whitening
+from gandl._whitening import (
+    embed_views,
+    learn_whitening,
+    view_statistics,
+    whitening,
+)
 from gandl.gan import Discriminator
 from gandl.gan._augment import random_view
 
@@ -31,7 +36,7 @@ def means_and_deviations(x):
 @pytest.fixture(scope="module")
 def statistics():
     rng = torch.Generator().manual_seed(0)
-    return view_statistics(means_and_deviations, batches(), 200, rng)
+    return view_statistics(embed_views(means_and_deviations, batches(), 200, rng))
 
 
 def test_matrix_is_the_inverse_root_of_the_covariance_of_views(statistics):
@@ -50,9 +55,8 @@ def test_statistics_are_those_of_crops_and_of_fresh_views(statistics):
     np.testing.assert_allclose(mean, embedded.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(deviation, embedded.std(axis=0), rtol=1e-3)
     # Other draws of the views give the same covariance, but for chance.
-    again = view_statistics(
-        means_and_deviations, batches(), 2000, torch.Generator().manual_seed(1)
-    )
+    rng = torch.Generator().manual_seed(1)
+    again = view_statistics(embed_views(means_and_deviations, batches(), 2000, rng))
     np.testing.assert_allclose(
         np.diag(covariance) * deviation**2, np.diag(again[2]) * again[1] ** 2, rtol=0.4
     )
@@ -86,7 +90,7 @@ def test_views_of_an_image_find_each_other():
         return torch.cat([brightness, light.std(dim=1, keepdim=True)], dim=1)
 
     draws = torch.Generator().manual_seed(0)
-    statistics = view_statistics(embed, [images], 200, draws, size=32)
+    statistics = view_statistics(embed_views(embed, [images], 200, draws, 32))
     mean, matrix = whitening(*statistics)
     views = [embed(random_view(images, draws, 32)).numpy() - mean for _ in range(2)]
 
@@ -225,8 +229,8 @@ def test_each_choice_of_features_is_whitened_by_its_own_views(features):
         return torch.Generator().manual_seed(1)
 
     mean, matrix = learn_whitening(network, batches(), 40, rng())[str(features)]
-    alone = view_statistics(lambda x: network.embed(x, features), batches(), 40, rng())
-    expected = whitening(*alone)
+    views = embed_views(lambda x: network.embed(x, features), batches(), 40, rng())
+    expected = whitening(*view_statistics(views))
     np.testing.assert_allclose(mean, expected[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(matrix, expected[1], rtol=1e-3, atol=1e-3)
 

@@ -97,7 +97,7 @@ def _territories(pop: Population, points: np.ndarray, pixel_size: float) -> Fiel
     reach = pop.reach[owner] * _outline(pop, owner, local)
     # No nucleus lies bare: its cell reaches a little beyond it.
     bound = np.maximum(reach - depth, 1.5 - signed)
-    edge = _soft_minimum((rival - depth) / 2 - 0.05, bound, 1.0)
+    edge = _soft_minimum((rival - depth) / 2 - 0.05, bound)
     away = np.maximum(signed, 0)
     cell = expit(edge / 0.45)
     return Fields(
@@ -182,10 +182,10 @@ def _outline(pop, owner, local):
     return radius * (1 + pop.bleb[owner] * uneven * (swell - 0.5))
 
 
-def _soft_minimum(one, other, width):
-    other = np.maximum(other, one - 30 * width)
-    one = np.minimum(one, other + 30 * width)
-    return -width * np.logaddexp(-one / width, -other / width)
+def _soft_minimum(one, other):
+    other = np.maximum(other, one - 30)
+    one = np.minimum(one, other + 30)
+    return -np.logaddexp(-one, -other)
 
 
 # How much cell the light crosses: a flat cell rises to its nucleus.

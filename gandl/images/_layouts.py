@@ -356,11 +356,6 @@ def _path(root: str, pattern: str, values: Mapping[str, str]) -> str:
     return os.path.join(root, pattern.format(**values).replace("/", os.sep))
 
 
-def _columns(rows: Sequence[Mapping[str, str]], fields: list[str]) -> pd.DataFrame:
-    columns = {f: [row[f] for row in rows] for f in fields}
-    return composed(pd.DataFrame(columns, index=pd.RangeIndex(len(rows))))
-
-
 def _known(found: list[dict[str, str]], field: str) -> list[str]:
     return sorted({values[field] for values in found}, key=natural_key)
 
@@ -406,7 +401,9 @@ def _group_files(
                     raise _stray(odd, part, len(has), len(keys))
                 raise _lacking(row, part, paths[-1])
     shape = [len(parts.get(part, [""])) for part in ("channel", "t", "z")]
-    return np.array(paths, dtype=object).reshape(-1, *shape), _columns(rows, rest)
+    columns = {field: [row[field] for row in rows] for field in rest}
+    metadata = composed(pd.DataFrame(columns, index=pd.RangeIndex(len(rows))))
+    return np.array(paths, dtype=object).reshape(-1, *shape), metadata
 
 
 def _refuse_other_text(

@@ -16,13 +16,13 @@ from joblib import Parallel, delayed
 from gandl.images._chunks import ZarrSource
 from gandl.images._layouts import channel_names
 from gandl.images._microscopes import HIDDEN, IMAGE, folders_below
-from gandl.images._ome_tiff import ENDS, Unlisted, list_ome_tiff
+from gandl.images._ome_tiff import ENDS, list_ome_tiff
 from gandl.images._ome_zarr import list_ome_zarr
 from gandl.images._pages import PageSource
 from gandl.images._planes import as_planes
 from gandl.images._readers import BYTE_LIMIT
 from gandl.images._sources import Source
-from gandl.images._unreadable import Seen, examine, is_lenient, sort_out
+from gandl.images._unreadable import Seen, Unlisted, examine, is_lenient, sort_out
 from gandl.images._view import ImageView
 
 Channels = Sequence[str] | Mapping[str, str] | None

@@ -21,6 +21,7 @@ from gandl.images._tiff_checks import (
     other_files,
     parse_xml,
 )
+from gandl.images._unreadable import Unlisted
 
 ENDS = (
     ".ome.tif",
@@ -53,14 +54,6 @@ class OmeImage(NamedTuple):
             files=self.files[places],
             offsets=self.offsets[places],
         )
-
-
-class Unlisted(NamedTuple):
-    """A file whose images are not known, and why."""
-
-    path: str
-    row: dict[str, Any]
-    reason: str
 
 
 def list_ome_tiff(
@@ -202,13 +195,16 @@ def _series(
             raise PlaneError(f"series {k}, {exc}") from exc
         except ValueError as exc:
             raise ValueError(f"series {k}: {exc}") from exc
+        files = [os.path.abspath(page.parent.filehandle.path) for page in pages.flat]
+        offsets = [page.offset for page in pages.flat]
         yield OmeImage(
             path,
             row,
             _channel_names(image, len(pages)),
             series.keyframe.shape,
             series.keyframe.dtype.newbyteorder("="),
-            *(_each(pages, what) for what in (_file, _offset)),
+            np.array(files, dtype=object).reshape(pages.shape),
+            np.array(offsets, dtype=np.int64).reshape(pages.shape),
         )
 
 
@@ -239,20 +235,6 @@ def _pages(series: Any, planes: Planes) -> np.ndarray:
                 "the file that holds it is"
             )
     return pages
-
-
-def _each(pages: np.ndarray, what: Any) -> np.ndarray:
-    values = [what(page) for page in pages.flat]
-    dtype = object if isinstance(values[0], str) else np.int64
-    return np.array(values, dtype=dtype).reshape(pages.shape)
-
-
-def _file(page: Any) -> str:
-    return os.path.abspath(page.parent.filehandle.path)
-
-
-def _offset(page: Any) -> int:
-    return int(page.offset)
 
 
 def _channel_names(image: ElementTree.Element, n: int) -> tuple[str, ...]:

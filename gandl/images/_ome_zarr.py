@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gandl._extras import needed
-from gandl.images._ome_tiff import Unlisted
 from gandl.images._planes import PlaneError, Planes
 from gandl.images._readers import INSTALL, REMEDY, unreadable
+from gandl.images._unreadable import Unlisted
 
 _VERSIONS = ("0.4", "0.5")
 _GROUP = (".zgroup", "zarr.json")  # metadata, of Zarr 2 and 3

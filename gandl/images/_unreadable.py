@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,14 @@ class Seen(NamedTuple):
 
     kind: Kind | None
     path: str
+    reason: str
+
+
+class Unlisted(NamedTuple):
+    """A file whose images are not known, and why."""
+
+    path: str
+    row: dict[str, Any]  # of the metadata
     reason: str
 
 

@@ -136,12 +136,7 @@ class DoseResponseDisplay:
         band, ec50 = None, None
         if not estimator.inactive_:
             band = estimator._interval_at(np.log10(grid)).T
-            ends = (
-                estimator.log_ec50_,
-                *estimator.confidence_intervals_["log_ec50"],
-            )
-            with np.errstate(over="ignore"):
-                ec50 = tuple(np.power(10.0, ends).tolist())
+            ec50 = estimator._ec50_and_ends()
         display = cls(
             concentration=dose,
             response=response,

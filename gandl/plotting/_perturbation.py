@@ -122,12 +122,9 @@ class PerturbationDisplay:
         scores = scorer._score_rows(X, batch)
         if isinstance(estimator, DoseResponseScorer):
             calls = estimator.hits_.call(scores)
-        judged = ~np.isnan(scorer.control_scores_[:, 0])
-        controls = {
-            str(name): scorer.control_scores_[judged & (scorer.control_kinds_ == kind)]
-            for kind, name in enumerate([scorer.negative_, scorer.positive_])
-        }
-        return cls.from_predictions(scores, controls, names=names, calls=calls, ax=ax)
+        return cls.from_predictions(
+            scores, judged_controls(scorer), names=names, calls=calls, ax=ax
+        )
 
     @classmethod
     def from_predictions(
@@ -287,3 +284,12 @@ class PerturbationDisplay:
                     arrowprops={"arrowstyle": "-", "lw": 0.5, "shrinkA": 0},
                 )
                 line.set_in_layout(False)
+
+
+def judged_controls(scorer: PerturbationScorer) -> dict[str, np.ndarray]:
+    """Scores of the negative, then of the positive controls that could be judged."""
+    judged = ~np.isnan(scorer.control_scores_[:, 0])
+    return {
+        str(name): scorer.control_scores_[judged & (scorer.control_kinds_ == kind)]
+        for kind, name in enumerate([scorer.negative_, scorer.positive_])
+    }

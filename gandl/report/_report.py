@@ -26,6 +26,7 @@ from gandl.plotting import (
     PlateDisplay,
 )
 from gandl.plotting._dose_response import within
+from gandl.plotting._perturbation import judged_controls
 from gandl.plotting._style import ORANGE
 from gandl.report._by_dose import draw_by_dose
 from gandl.report._html import given, number, picture, prose, wide, works_at
@@ -329,12 +330,11 @@ class _Page:
 
     def typical_off(self) -> str:
         """Off-perturbation of the controls, which is never zero: wells differ."""
-        axis = self.scorer.perturbation_
-        parts = []
-        for kind, name in enumerate(self.of_control):
-            off = axis.control_scores_[axis.control_kinds_ == kind, 1]
-            parts.append(f"{number(float(np.nanmean(off)))} of {escape(name)} ones")
-        return " and ".join(parts)
+        controls = judged_controls(self.scorer.perturbation_)
+        return " and ".join(
+            f"{number(float(scores[:, 1].mean()))} of {escape(name)} ones"
+            for name, scores in controls.items()
+        )
 
     def compounds(self, n_hits: int) -> str:
         table = self.table.assign(
@@ -380,12 +380,6 @@ class _Page:
         )
 
     def scatter(self) -> str:
-        axis = self.scorer.perturbation_
-        judged = ~np.isnan(axis.control_scores_[:, 0])
-        controls = {
-            name: axis.control_scores_[judged & (axis.control_kinds_ == kind)]
-            for kind, name in enumerate(self.of_control)
-        }
         # A well is drawn as its compound is called at its concentration; what looks
         # like a hit at one dose of a compound that is none, as inactive.
         called = {
@@ -400,7 +394,7 @@ class _Page:
         ]
         display = PerturbationDisplay.from_predictions(
             self.scores[self.treated],
-            controls,
+            judged_controls(self.scorer.perturbation_),
             names=self.compound[self.treated],
             calls=calls,
         )

@@ -223,6 +223,13 @@ class DoseResponseRegressor(RegressorMixin, BaseEstimator):
         base, unit = self._origin
         return base + unit * self._region.responses(x)[place]
 
+    def _ec50_and_ends(self) -> tuple[float, float, float]:
+        """EC50 and its confidence interval, in the unit of X."""
+        logs = [self.log_ec50_, *self.confidence_intervals_["log_ec50"]]
+        with np.errstate(over="ignore"):  # no bound is known: infinity
+            ec50, low, high = np.power(10.0, logs).tolist()
+        return ec50, low, high
+
     def _concentrations(self, X: np.ndarray) -> np.ndarray:
         n_columns = X.shape[1]
         if not -n_columns <= self.column < n_columns:

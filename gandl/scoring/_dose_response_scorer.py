@@ -375,10 +375,7 @@ class DoseResponseScorer(BaseEstimator):
         call = "toxic" if math.isfinite(onset) else "inactive"
         if (falls or np.isnan(q_value)) and "hit" in found["calls"]:
             call = "hit"
-        with np.errstate(over="ignore"):  # no bound is known: infinity
-            ec50, low, high = np.power(
-                10.0, [curve.log_ec50_, *curve.confidence_intervals_["log_ec50"]]
-            ).tolist()
+        ec50, low, high = curve._ec50_and_ends()
         return {
             "compound": name,
             "call": call,

@@ -112,10 +112,6 @@ def curves_that_fit(
     return region, ends, (max(first, 0.0), last)
 
 
-def _grid(k: int, first: float, last: float, n: int) -> np.ndarray:
-    return (np.geomspace if k == SLOPE else np.linspace)(first, last, n)
-
-
 class _Profile(NamedTuple):
     """What the best curves of each midpoint, or of each slope, leave of squares."""
 
@@ -128,7 +124,8 @@ class _Profile(NamedTuple):
 
     def interval(self) -> tuple[float, float]:
         """The first and the last whose best curve leaves no more than allowed."""
-        values = _grid(self.k, self.lower[self.k], self.upper[self.k], 60)
+        spaced = np.geomspace if self.k == SLOPE else np.linspace
+        values = spaced(self.lower[self.k], self.upper[self.k], 60)
         values = np.union1d(values, self.best)
         inside = np.flatnonzero(self.fits(values))
         first, last = inside[0], inside[-1]
