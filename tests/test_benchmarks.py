@@ -133,14 +133,6 @@ def test_what_is_compared_learns_at_a_rate_that_stays_and_embeds_by_an_average()
     assert weights[-1] < descent.average.weight.item() < weights[-4] < start
 
 
-def test_learning_rate_of_a_supervised_network_rises_then_falls():
-    from supervised import rising_cosine
-
-    assert rising_cosine(14, 0.0) == 0.5
-    assert rising_cosine(100, 0.5) == pytest.approx(0.5)
-    assert rising_cosine(100, 1.0) == 0
-
-
 def test_rank_correlation_of_scores_without_labels():
     import embedding
 
