@@ -63,9 +63,19 @@ def make_record(
         record["model"] = {
             "parameters": model.get_params(),
             "images_seen": model.n_images_seen_,
+            "activations": _activations(model),
             "channels": list(model.channels_in_ or ()),
         }
     return record
+
+
+def _activations(model: Any) -> str:
+    """The type that this machine computes in: by it embeddings differ a little."""
+    from gandl._tensors import activation_dtype
+    from gandl._trained import device_of
+
+    dtype = activation_dtype(model.precision, device_of(model))
+    return str(dtype).removeprefix("torch.")
 
 
 def _sha256(path: Path) -> str:

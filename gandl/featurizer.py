@@ -118,8 +118,9 @@ class GANDLFeaturizer(
         ``channel_max``. By default a base of 1024, or 16 times a larger ``image_size``;
         "auto" is StyleGAN2's: 16384, above 256 pixels 32768.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of activations. "auto": bfloat16 where the processor is faster at it.
-        Weights, losses and embeddings are float32 in each case.
+        Type of activations; the rest is float32. "auto": bfloat16 where it is faster.
+        By whitening, rounding shifts some features by up to a standard deviation: name
+        the type where embeddings by several machines meet, or scale each's by itself.
     device : str, default="auto"
         Where to compute, as PyTorch names it. "auto": a CUDA device if there is one.
     random_state : int, RandomState instance or None, default=None

@@ -174,6 +174,7 @@ def test_fit_embed_generate(folder, model, tmp_path, capsys):
     record = json.loads((tmp_path / "images.csv.run.json").read_text())
     assert record["options"]["model"] == str(model)
     assert record["versions"]["gandl"]
+    assert record["model"]["activations"] in ("float32", "bfloat16")
     assert record["data"]["images"] == len(images)
     assert record["data"]["fingerprint"] == joblib.hash(images)
     assert record["model"]["channels"] == ["DNA", "actin"]

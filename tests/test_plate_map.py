@@ -54,10 +54,11 @@ def test_spellings_of_both_sides():
 
 def test_a_table_as_it_is(tmp_path):
     plate_map().to_csv(tmp_path / "map.csv", index=False)
-    pd.testing.assert_frame_equal(read_plate_map(tmp_path / "map.csv"), plate_map())
+    read, same = read_plate_map(tmp_path / "map.csv"), pd.testing.assert_frame_equal
+    same(read, plate_map(), check_dtype=False)  # text is of two types in pandas 3
     renamed = plate_map().rename(columns={"well": "well_position"})
     renamed.to_csv(tmp_path / "map.txt", sep="\t", index=False)
-    pd.testing.assert_frame_equal(read_plate_map(tmp_path / "map.txt"), plate_map())
+    same(read_plate_map(tmp_path / "map.txt"), plate_map(), check_dtype=False)
     renamed.to_parquet(tmp_path / "map.parquet")
     pd.testing.assert_frame_equal(read_plate_map(tmp_path / "map.parquet"), plate_map())
 
@@ -172,7 +173,8 @@ def wells(**columns):
 def test_kinds():
     found = well_kinds(wells(), **COLUMNS)
     kinds = ["mock", "infected", None, None, None]
-    assert found["kind"].where(found["kind"].notna(), None).tolist() == kinds
+    kind = found["kind"].astype(object)
+    assert kind.where(kind.notna(), None).tolist() == kinds
     assert found["compound"].dropna().to_dict() == {2: "drug", 3: "drug"}
     assert found["concentration"].dropna().to_dict() == {2: 0.3, 3: 10.0}
 
