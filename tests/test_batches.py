@@ -213,3 +213,30 @@ def test_tiles_of_an_image_are_read_together():
     assert [len(rows) for rows in reading_order(X, 2, 8)] == [2, 2, 1]
     assert [len(rows) for rows in reading_order(X.tile(16), 2, 8)] == [8] * 10
     assert [len(rows) for rows in reading_order(X.tile(16), 2, 99)] == [16] * 5
+
+
+def some(images, ranges, n, size=32, batch_size=1):
+    batches = training_batches(
+        ImageCollection.from_array(images),
+        ranges,
+        size=size,
+        batch_size=batch_size,
+        seed=[3],
+    )
+    with closing(batches):
+        return list(itertools.islice(batches, n))
+
+
+def test_crops_of_an_image_differ_from_pass_to_pass():
+    images = np.random.default_rng(0).integers(0, 256, (1, 1, 64, 64), dtype="uint8")
+    crops = some(images, np.array([[0.0, 255.0]]), 12)
+    assert len({crop.tobytes() for crop in crops}) > 8
+
+
+def test_an_image_s_own_range_is_that_of_all_of_it():
+    images = np.tile(
+        np.arange(64, dtype="uint8"), (1, 1, 64, 1)
+    )  # brighter to the right
+    for crop in some(images, None, 8):
+        low, high = crop.min(), crop.max()
+        assert high - low == pytest.approx(2 * 31 / 63, abs=1e-3)

@@ -107,3 +107,43 @@ def test_what_was_measured_long_ago_is_not_told_of():
     rows["overfitting"] = [np.nan] * 14 + [0.9, np.nan] * 3
     with pytest.warns(ConvergenceWarning, match="by heart"):
         watched.warn(rows)
+
+
+@pytest.mark.parametrize(
+    ("diversity", "overfitting", "n"),
+    [(0.35, 0.75, 0), (0.25, 0.75, 1), (0.35, 0.85, 1), (0.25, 0.85, 2)],
+)
+def test_from_where_on_a_game_is_called_unsound(diversity, overfitting, n):
+    watched = monitor(seen=1, unseen=1, generated=-1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        watched.warn({"diversity": [diversity] * 3, "overfitting": [overfitting] * 3})
+    assert len(caught) == n
+
+
+def test_logits_that_differ_by_chance_tell_nothing():
+    """Two standard errors of the difference of means: here 2 sqrt((1 + 1) / 16)."""
+    spread = torch.tensor([-1.0, 1.0] * 8) * (15 / 16) ** 0.5  # of variance 1
+
+    def measured(difference):
+        def discriminator(x):
+            logits = spread + difference * (x is SEEN or x is UNSEEN)
+            return logits[:, None]
+
+        trainer = SimpleNamespace(
+            device=torch.device("cpu"),
+            average=lambda n, rng: SEEN + 0,
+            discriminator=discriminator,
+        )
+        return Monitor(trainer, SEEN, UNSEEN).measure()["overfitting"]
+
+    assert np.isnan(measured(0.70))
+    assert measured(0.72) == 0
+
+
+def test_diversity_is_of_images_as_they_are_shown():
+    """What lies beyond white or black is no difference."""
+    glaring = monitor(
+        seen=1, unseen=1, generated=-1, draw=lambda n, seed: 2 + torch.rand(n, 2, 8, 8)
+    )
+    assert glaring.measure()["diversity"] == 0

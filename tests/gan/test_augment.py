@@ -1,6 +1,7 @@
 """Augmentations: what they may do to an image, and what not."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -105,3 +106,21 @@ def test_one_channel_and_many():
         images = torch.zeros(4, n_channels, 32, 32)
         assert adaptive_augment(images, 1.0, seeded()).shape == images.shape
         assert random_view(images, seeded()).shape == (4, n_channels, 24, 24)
+
+
+def test_brightness_of_a_dark_background_is_moved_by_offsets_alone():
+    """Gain is about -1, which is dark; of log-sd 0.2, offsets of sd 0.1."""
+    dark = torch.full((4000, 1, 4, 4), -1.0)
+    moved = adaptive_augment(dark, 1.0, seeded())[:, 0, 0, 0] + 1
+    assert moved.std().item() == pytest.approx(0.1, rel=0.1)
+    bright = adaptive_augment(torch.ones(4000, 1, 4, 4), 1.0, seeded())[:, 0, 0, 0] + 1
+    gain = (bright.clamp(min=0.1) / 2).log()
+    assert gain.std().item() == pytest.approx(math.hypot(0.2, 0.05), rel=0.1)
+
+
+def test_all_four_turns_are_as_likely():
+    images = torch.full((2000, 1, 16, 16), -1.0)
+    images[..., 2:6] = 1.0  # a stripe from top to bottom, at the left
+    turned = adaptive_augment(images, 1.0, seeded())[:, 0]
+    lying = turned.mean(dim=2).std(dim=1) > turned.mean(dim=1).std(dim=1)
+    assert lying.float().mean().item() == pytest.approx(0.5, abs=0.05)

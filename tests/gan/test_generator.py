@@ -95,3 +95,15 @@ def test_bfloat16_gives_float32_images_near_those_of_float32():
     images = network(4, seeded(1))
     assert images.dtype == torch.float32
     assert 0 < (images - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_a_latent_start_is_added_to_the_constant():
+    shape = {"n_channels": 1, "size": 8, "latent_dim": 8, "n_mapping_layers": 1}
+    network = Generator(
+        seeded(), **shape, channel_base=32, channel_max=8, latent_start=True
+    )
+    ws = network.styles(2, seeded())
+    before = network.synthesize(ws, seeded())
+    with torch.no_grad():
+        network.constant.mul_(-1)
+    assert not torch.allclose(before, network.synthesize(ws, seeded()))

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import log_softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -330,3 +331,34 @@ def test_embeddings_of_another_length_than_in_fit_are_refused():
     featurizer.set_params(func=lambda X: np.full((len(X), 3), np.nan))
     with pytest.raises(ValueError, match="NaN"):
         model.predict(images)
+
+
+def test_variance_is_that_within_classes():
+    """As if prototypes had no error: squares by the rows less the classes."""
+    X, y = cells([4, 4, 4], d=20)
+    which = np.unique(y, return_inverse=True)[1]
+    means = _class_means(X, which)
+    _, variance = _held_out_distances(X, which, means)
+    assert variance == pytest.approx(((X - means[which]) ** 2).sum() / (12 - 3))
+
+
+def test_temperature_is_the_best_for_examples_left_out():
+    """By a naive loop: each class weighs the same, and targets are Platt's."""
+    X, y = cells([2, 4, 8], d=5, distance=4)
+    model = ZeroShotClassifier().fit(X, y)
+    which = np.unique(y, return_inverse=True)[1]
+    means, W, counts = model.prototypes_, model.whitening_, model.class_counts_
+    _, weight = _whitening(X - means[which], which)
+    away, variance = _held_out_distances(X @ W, which, means @ W, weight)
+
+    def loss(temperature):
+        total = 0.0
+        for row, own in zip(away, which, strict=True):
+            is_own = np.arange(3) == own
+            scores = variance / (counts - is_own) - row  # its class is of one fewer
+            target = np.where(is_own, len(X) + 1, 1) / (len(X) + 3)
+            total -= target @ log_softmax(scores / temperature) / counts[own]
+        return total
+
+    found = model.temperature_
+    assert loss(found) < min(loss(0.997 * found), loss(1.003 * found))
