@@ -21,6 +21,7 @@ from gandl._tensors import to_arrays, to_tensors
 from gandl._warnings import warn
 from gandl.images import ImageCollection
 from gandl.images._illumination import illumination_groups
+from gandl.images._intensity import spaced
 
 _KIND = "checkpoint"
 _FORMAT = 1
@@ -205,7 +206,7 @@ def data_identity(
     if sizes is not None:
         pixels.update(sizes[images._rows].tobytes())
     if sizes is not None or images.nbytes > images.byte_limit:
-        rows = _evenly(len(images))
+        rows = spaced(rows, _N_DIGESTED)
         if (groups := illumination_groups(images._source)) is not None:
             _, first = np.unique(groups[images._rows], return_index=True)
             rows = np.union1d(rows, first)
@@ -220,10 +221,6 @@ def data_identity(
         "digest of pixels": pixels.hexdigest()[:16],
         "digest of intensity ranges": ranges.hexdigest()[:16],
     }
-
-
-def _evenly(n: int) -> np.ndarray:
-    return np.unique(np.linspace(0, n - 1, _N_DIGESTED).round()).astype(int)
 
 
 def _plain(value: Any) -> Any:

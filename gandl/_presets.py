@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_views": 8,
         "whiten": True,
         "loss": "logistic",
-        "contrast_learning_rate": 0.005,
+        "contrast_learning_rate": 0.02,
         "max_kimg": 40.0,
         "batch_size": 32,
         "adversarial_batch": 16,

@@ -24,12 +24,13 @@ PARAMETERS = {
     "batch_size": 16,
     "adversarial_batch": 8,
     "random_state": 0,
+    "contrast_learning_rate": 0.005,  # rounding grows with the steps
     "precision": "float32",
     "device": "cpu",
 }
 CASES = {
     "logistic": {"augment": None, "augment_kimg": 1.0},
-    "wgan-gp": {"augment": 0.5},
+    "wgan-gp": {"augment": 0.5, "detail": True},
     "r3gan": {"augment": 0.5},
 }
 

@@ -35,7 +35,8 @@ class GANConfig:
     latent_start : bool, default=False
         Whether the generator's first layer sees the latent, beside the constant.
     detail : bool, default=False
-        Whether the discriminator also sees the fine detail of images, amplified.
+        Whether the discriminator also sees the fine detail of images, amplified; in
+        contrast, that of half of the views.
     loss : {"logistic", "wgan-gp", "r3gan"}, default="logistic"
         The adversarial loss.
     adversarial_batch : int, default=32

@@ -31,17 +31,19 @@ BAND_GAINS = (8.0, 4.0)
 CENTRAL_DEVIATION = 0.2
 
 
-def with_detail(images: Tensor) -> Tensor:
+def with_detail(images: Tensor, lit: Tensor | None = None) -> Tensor:
     """Append the finest bands of a Laplacian pyramid, amplified, as channels.
 
     (N, C, H, W) becomes (N, 3 * C, H, W); each band is an image less what remains of it
-    after halving its size (Burt and Adelson 1983).
+    after halving its size (Burt and Adelson 1983). They are multiplied with ``lit`` (N,
+    1, 1, 1), if given.
     """
     seen, finer, coarse = [images], images, images
     for level, gain in enumerate(BAND_GAINS, start=1):
         coarse = _resized(coarse, downsample_edge, 1)
         coarser = _resized(coarse, upsample_edge, level)
-        seen.append(gain * (finer - coarser))
+        band = gain * (finer - coarser)
+        seen.append(band if lit is None else band * lit)
         finer = coarser
     return torch.cat(seen, dim=1)
 
@@ -167,7 +169,13 @@ class Discriminator(nn.Module):
         self.register_buffer("mean_stddev", torch.zeros(()))
         self.mean_stddev: Tensor
 
-    def trunk(self, images: Tensor, n_blocks: int | None = None) -> list[Tensor]:
+    def trunk(
+        self,
+        images: Tensor,
+        n_blocks: int | None = None,
+        *,
+        lit: Tensor | None = None,
+    ) -> list[Tensor]:
         """Compute the output of each of the first blocks.
 
         Parameters
@@ -176,13 +184,15 @@ class Discriminator(nn.Module):
             Images in [-1, 1].
         n_blocks : int, default=None
             How many blocks; None: all.
+        lit : Tensor of shape (N, 1, 1, 1), default=None
+            What the detail of each image is multiplied with; None: nothing.
 
         Returns
         -------
         list of Tensor of shape (N, width, H, W)
             The outputs, in the type of activations; ``block_widths`` has H and width.
         """
-        x = with_detail(images) if self.detail else images
+        x = with_detail(images, lit) if self.detail else images
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         # One channel is contiguous in every format: without this, all of D is NCHW.
         # Before the activation, whose backward is slow where formats differ.

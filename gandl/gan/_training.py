@@ -297,7 +297,13 @@ class Trainer:
 
     def _contrastive_loss(self, real: Tensor) -> Tensor:
         views = torch.cat([random_view(real, self.rng), random_view(real, self.rng)])
-        projected = self.contrast_head(self.discriminator.trunk(views)[-1])
+        lit = None
+        if self.config.detail:
+            # Dark in half of the views: both have the grain of one photograph, by
+            # which they would find each other without a look at the cells.
+            coins = rand((2, len(real), 1, 1, 1), self.rng, real.device, dim=1)
+            lit = (coins.flatten(0, 1) < 0.5).to(views.dtype)
+        projected = self.contrast_head(self.discriminator.trunk(views, lit=lit)[-1])
         first, second = at_least_float32(projected).chunk(2)
         # Each view is compared with those of all ranks.
         return contrastive_loss(self.ranks.gather(first), self.ranks.gather(second))

@@ -61,6 +61,17 @@ def test_detail_is_what_halving_the_size_loses():
     np.testing.assert_allclose(inner[2], 0, atol=1e-5)
 
 
+def test_detail_is_as_lit_as_is_asked(images):
+    lit = torch.ones(len(images), 1, 1, 1)
+    lit[0] = 0
+    seen, bright = with_detail(images, lit), with_detail(images)
+    n = images.shape[1]
+    assert torch.equal(seen[1:], bright[1:])
+    assert torch.equal(seen[0, :n], images[0])
+    assert bright[0, n:].abs().max() > 0
+    assert seen[0, n:].abs().max() == 0
+
+
 def test_detail_makes_fine_structure_count(images):
     coarse = F.interpolate(images[:, :, ::8, ::8], scale_factor=8, mode="bilinear")
     fine = coarse + 0.05 * images

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import gandl.gan._training
 from gandl.gan import GANConfig, Trainer
 
 TRACE = Path(__file__).with_name("trace.json")
@@ -283,6 +284,24 @@ def test_batches_that_the_statistic_does_not_divide():
         assert all(loss.isfinite() for loss in losses.values())
 
 
+def test_contrast_sees_the_detail_of_half_of_the_views(monkeypatch):
+    network, seen = trainer(detail=True, adversarial_batch=0), []
+    trunk = network.discriminator.trunk
+
+    def spied(images, *, lit):
+        seen.append(lit.flatten())
+        return trunk(images, lit=lit)
+
+    monkeypatch.setattr(network.discriminator, "trunk", spied)
+    for _ in range(20):
+        network.step(batch())
+    lit = torch.stack(seen)
+    assert set(lit.unique().tolist()) == {0, 1}
+    assert 0.35 < lit.mean() < 0.65
+    first, second = lit.chunk(2, dim=1)
+    assert 0.3 < (first == second).float().mean() < 0.7  # each view by itself
+
+
 @pytest.mark.parametrize(("n", "plays"), [(5, 4), (6, 6), (7, 4), (8, 8), (2, 2)])
 def test_groups_of_the_statistic_are_whole(monkeypatch, n, plays):
     """Of five images, each would be a group, and the statistic 0."""
@@ -296,6 +315,99 @@ def test_groups_of_the_statistic_are_whole(monkeypatch, n, plays):
     network.step(batch())
     assert seen[0] == plays
     assert network.discriminator.mean_stddev > 1e-3
+
+
+def test_real_and_generated_images_are_augmented_alike(monkeypatch):
+    seen = []
+    original = gandl.gan._training.adaptive_augment
+    monkeypatch.setattr(
+        gandl.gan._training,
+        "adaptive_augment",
+        lambda x, p, rng: seen.append((x.requires_grad, p)) or original(x, p, rng),
+    )
+    network = trainer(augment=0.3)
+    given = []
+    judge = network._update_discriminator
+    network._update_discriminator = lambda *images: (
+        given.append(images) or judge(*images)
+    )
+    network.step(batch())
+    assert seen == [(True, 0.3), (False, 0.3)]  # generated, real
+    real, _ = given[0]
+    # What the discriminator sees is what came out: shifted by offsets, not as it was.
+    assert real.min() < -1.001 or real.max() > 1.001
+
+
+def test_augmentation_grows_where_mean_signs_are_above_six_tenths():
+    for sign, expected in ((0.7, 0.16), (0.5, 0.0)):
+        network = trainer(augment=None, augment_kimg=0.1)
+        network._signs = [torch.tensor(sign)] * 4
+        network._adapt_augmentation(16)
+        assert network.augment_p == pytest.approx(expected)
+
+
+def test_augmentation_is_adapted_by_the_images_of_four_steps(monkeypatch):
+    network = trainer(augment=None, augment_kimg=1.0)
+    monkeypatch.setattr(
+        network,
+        "_agree",
+        lambda losses: network._signs.__setitem__(-1, torch.tensor(1.0)),
+    )
+    for k in range(4):
+        network.step(batch(seed=k))
+    assert network.augment_p == pytest.approx(4 * 4 / 1000)  # four images play a step
+
+
+@pytest.mark.parametrize(
+    ("ema_kimg", "n_images", "half_life"), [(0.1, 10**6, 25), (100.0, 1000, 50)]
+)
+def test_half_life_of_the_generator_s_average(ema_kimg, n_images, half_life):
+    """In images at batch 32, at eight a quarter; early, a twentieth of those seen."""
+    network = trainer(ema_kimg=ema_kimg)
+    network.n_images = n_images
+    with torch.no_grad():
+        network.average.constant.zero_()
+        network.generator.constant.fill_(1.0)
+    network._update_average(8)
+    expected = 1 - 0.5 ** (8 / half_life)
+    assert network.average.constant.mean().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_half_life_of_what_embeds_is_a_fiftieth_of_the_images_seen():
+    network = trainer(average_discriminator=True)
+    network.n_images = 1000
+    with torch.no_grad():
+        network.embedder.dense.weight.zero_()
+        network.discriminator.dense.weight.fill_(1.0)
+    network._update_embedder(20)
+    assert network.embedder.dense.weight.mean().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_running_means_are_slow_after_the_first_steps():
+    network = trainer()
+    with torch.no_grad():
+        network.generator.mapping.mean_style.zero_()
+    network.generator.mapping.track(torch.ones(2, 8), 10**6)
+    torch.testing.assert_close(
+        network.generator.mapping.mean_style, torch.full((8,), 0.005)
+    )
+    x = torch.randn(4, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    network.discriminator.mean_stddev.zero_()
+    network.discriminator.track_stddev(x, 0)
+    first = network.discriminator.mean_stddev.item()
+    network.discriminator.mean_stddev.zero_()
+    network.discriminator.track_stddev(x, 10**6)
+    assert network.discriminator.mean_stddev.item() == pytest.approx(
+        0.01 * first, rel=1e-4
+    )
+
+
+def test_augmentation_follows_the_signs_of_real_images():
+    network = trainer(augment=None)
+    signs = iter([1.0, -1.0])  # of real images, then of generated ones
+    network.discriminator.head = lambda x: 0 * x.mean(dim=(1, 2, 3)) + next(signs)
+    network._discriminator_loss(batch(4), batch(4, seed=1))
+    assert [sign.item() for sign in network._signs] == [1.0]
 
 
 if __name__ == "__main__":
