@@ -232,12 +232,8 @@ def _score_wells(
     given = known[options.compound].astype(object)
     asked = (options.control, options.compound, options.concentration)
     ours = {*kinds, "batch"}
-    # In another case, too: databases do not tell "Concentration" from ours.
-    own = [
-        name
-        for name in known
-        if str(name).casefold() in ours and not (name in ours and name in asked)
-    ]
+    # In another case, too: databases do not tell "Batch" from ours.
+    own = [n for n in known if str(n).casefold() in ours and n not in asked]
     known = known.rename(columns={name: f"{name}_given" for name in own})
     known[kinds.columns] = kinds
     known["batch"] = known["plate"]

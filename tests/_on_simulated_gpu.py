@@ -28,7 +28,18 @@ torch.gpu.get_amp_supported_dtype = lambda: [torch.bfloat16]
 HERE, THERE = torch.device("cpu"), torch.device("gpu:0")
 _aten = torch.ops.aten
 _COPIES = {_aten._to_copy.default, _aten.copy_.default}
-_READS = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.equal.default}
+_READS = {
+    _aten._local_scalar_dense.default,
+    _aten._unique2.default,
+    _aten.allclose.default,
+    _aten.bincount.default,
+    _aten.equal.default,
+    _aten.masked_select.default,
+    _aten.nonzero.default,
+    _aten.repeat_interleave.Tensor,
+    _aten.unique_dim.default,
+}
+_INDEXING = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
 waited = Counter()  # for what, since it was last cleared
 
 
@@ -66,13 +77,17 @@ def _computed(function, args, kwargs):
     where = kwargs.get("device") or (THERE if remote else HERE)
     if function is _aten.copy_.default:
         where = args[0].device
-    if function in _READS and remote:
+    masks = function in _INDEXING and any(x.dtype == torch.bool for x in tensors[1:])
+    # A number may lie on the CPU, where it is added to each and the like.
+    of_each = torch.Tag.pointwise in function.tags
+    local = [x for x in tensors if not isinstance(x, Remote)]
+    if (function in _READS or masks) and remote:
         waited[str(function)] += 1
     elif function in _COPIES:
         waited[str(function)] += (
             len({x.device.type for x in tensors} | {where.type}) > 1
         )
-    elif remote and any(x.dim() for x in tensors if not isinstance(x, Remote)):
+    elif remote and any(x.dim() or not of_each for x in local):
         raise RuntimeError(f"{function} was given tensors of two devices")
     if "device" in kwargs:
         kwargs = kwargs | {"device": HERE}
@@ -149,8 +164,13 @@ def the_device():
         waited.clear()
         assert torch.ones(3).to("gpu").sum().item() == 3
         assert waited.total() == 2
+        values = torch.ones(3, device="gpu")
+        assert values[values > 2].shape == (0,)
+        assert waited.total() == 3
         with pytest.raises(RuntimeError, match="two devices"):
             torch.ones(3, device="gpu") + torch.ones(3)
+        with pytest.raises(RuntimeError, match="two devices"):
+            torch.stack([torch.ones((), device="gpu"), torch.ones(())])
 
 
 def featurizer(preset):

@@ -87,7 +87,7 @@ def make_profiles(
         names = [f"feature_{k}" for k in range(values.shape[1])]
     if len(names) != values.shape[1]:
         raise ValueError(f"X has {values.shape[1]} columns, but {len(names)} names.")
-    known = _with_index(metadata).rename(columns=lambda n: _metadata_name(str(n)))
+    known = _with_index(_spelled(metadata.rename(columns=_metadata_name)))
     features = pd.DataFrame(values, columns=names)
     profiles = pd.concat([known.reset_index(drop=True), features], axis=1)
     twice = profiles.columns[profiles.columns.duplicated()]
@@ -201,7 +201,7 @@ def aggregate(
         missing = np.flatnonzero(profiles[name].isna())
         if len(missing):
             raise ValueError(f"Row {missing[0]} has no {name!r}.")
-    _check_numbers(profiles[features].to_numpy(dtype=float, na_value=np.nan), features)
+    _check_numbers(profiles, features)
     grouped = profiles.groupby(keys, sort=False, observed=True)
     # Not .first(), which takes the first that is not missing.
     first, group = ~profiles.duplicated(keys), grouped.ngroup()
@@ -211,7 +211,7 @@ def aggregate(
         try:
             values, _ = pd.factorize(column)
         except TypeError:  # lists, of targets say
-            values, _ = pd.factorize(column.astype(str))
+            values, _ = pd.factorize(column.map(_hashable))
         return bool((values == values[first][group]).all())
 
     others = [
@@ -225,25 +225,37 @@ def aggregate(
     return known.join(count).join(averages).reset_index()
 
 
-def _check_numbers(values: np.ndarray, names: Sequence[str]) -> None:
-    is_odd = ~np.isfinite(values)
-    odd_columns = np.flatnonzero(is_odd.any(axis=0))
-    if not len(odd_columns):
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | np.ndarray) else value
+
+
+def _check_numbers(profiles: pd.DataFrame, names: Sequence[str]) -> None:
+    odd = {}  # rows without a number, a column at a time: all together are many
+    for name in names:
+        values = profiles[name].to_numpy(dtype=float, na_value=np.nan)
+        if len(rows := np.flatnonzero(~np.isfinite(values))):
+            odd[name] = rows, values[rows[0]]
+    if not odd:
         return
-    k = odd_columns[0]
-    odd = np.flatnonzero(is_odd[:, k])
-    n, others = len(values), len(odd_columns) - 1
-    told = f" {others} more columns are like it." * (others > 0)
-    if len(odd) == n:
+    name, (rows, value) = next(iter(odd.items()))
+    others = f" Missing too in: {', '.join([*odd][1:6])}." if len(odd) > 1 else ""
+    if len(odd) > 6:
+        others = f"{others[:-1]} and {len(odd) - 6} more."
+    if len(rows) == len(profiles):
         raise ValueError(
-            f"No row has a number in {names[k]!r}: leave that column out.{told}"
+            f"No row has a number in {name!r}: leave that column out.{others}"
         )
-    row, value = odd[0], values[odd[0], k]
     has = "no" if np.isnan(value) else f"{value} in"
     raise ValueError(
-        f"Row {row} has {has} {names[k]!r}: leave out that column or the rows that "
-        f"have no number there, {len(odd)} of {n}.{told}"
+        f"Row {rows[0]} has {has} {name!r}: leave out that column or the rows that "
+        f"have no number there, {len(rows)} of {len(profiles)}.{others}"
     )
+
+
+def _spelled(table: pd.DataFrame) -> pd.DataFrame:
+    """Names of the index as those of metadata."""
+    names = [None if n is None else _metadata_name(n) for n in table.index.names]
+    return table.set_axis(table.index.set_names(names))
 
 
 def _with_index(table: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
@@ -377,7 +389,7 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
             if is_of_disk(error):
                 raise
             raise no_table(path, error) from None
-        profiles = _with_index(profiles, _METADATA)
+        profiles = _with_index(_spelled(profiles))
     else:
         separated = separator(path)
         try:
@@ -407,8 +419,8 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
     return profiles
 
 
-def _metadata_name(name: str) -> str:
-    bare = name.removeprefix(_METADATA)
+def _metadata_name(name: Any) -> str:
+    bare = str(name).removeprefix(_METADATA)
     return _METADATA + _SPELLING.get(bare, bare)
 
 

@@ -144,8 +144,9 @@ def test_aggregate_errors(images):
     images.loc[3, "gandl1"] = -np.inf
     with pytest.raises(ValueError, match=f"Row 3 has -inf in 'gandl1': .*, 2 of {n}"):
         aggregate(images, "well")
-    with pytest.raises(ValueError, match=r"1 more columns are like it\."):
-        aggregate(images.assign(more=images["gandl1"]), "well")
+    many = {f"more{k}": images["gandl1"] for k in range(7)}
+    with pytest.raises(ValueError, match=r"in: more0, .*, more4 and 2 more\.$"):
+        aggregate(images.assign(**many), "well")
     images["gandl1"] = np.nan
     with pytest.raises(ValueError, match="No row has a number in 'gandl1'"):
         aggregate(images, "well")
@@ -164,6 +165,12 @@ def test_an_index_with_names_is_metadata(images, tmp_path):
     known = pd.DataFrame({"compound": ["DMSO"]}, pd.Index(["P1"], name="plate"))
     made = make_profiles([[0.5]], known)
     assert list(made) == ["Metadata_Plate", "Metadata_compound", "feature_0"]
+    known = known.assign(Plate="P2")
+    assert make_profiles([[0.5]], known)["Metadata_Plate"].tolist() == ["P2"]
+    images.rename_axis("id").to_parquet(tmp_path / "id.parquet")
+    read = read_profiles(tmp_path / "id.parquet")
+    assert read["Metadata_id"].tolist() == images.index.tolist()
+    write_profiles(read, tmp_path / "again.csv")
     with pytest.raises(ValueError, match="index has 'id', which a file of profiles"):
         write_profiles(images.rename_axis("id"), tmp_path / "other.csv")
     assert not (tmp_path / "other.csv").exists()

@@ -200,7 +200,7 @@ def test_curves_that_fall_by_chance_have_no_ec50_on_the_page():
 
 def test_too_few_controls_are_not_told_as_poor_ones():
     X, wells = screen()
-    keep = ((wells["plate"] != "P2") | (wells["kind"] != "mock")).to_numpy()
+    keep = ((wells["plate"] != "P2") | (wells["kind"] != "mock")).to_numpy().copy()
     keep[np.flatnonzero(~keep)[0]] = True  # one of P2, which tells no spread
     page = page_of(X[keep], wells[keep].reset_index(drop=True))
     words = page.summary()
