@@ -119,7 +119,7 @@ class GANDLFeaturizer(
         "auto" is StyleGAN2's: 16384, above 256 pixels 32768.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Type of activations; the rest is float32. "auto": bfloat16 where it is faster.
-        By whitening, rounding shifts some features by up to a standard deviation: name
+        By whitening, rounding shifts some features by about a standard deviation: name
         the type where embeddings by several machines meet, or scale each's by itself.
     device : str, default="auto"
         Where to compute, as PyTorch names it. "auto": a CUDA device if there is one.
