@@ -55,7 +55,7 @@ def complete(options: argparse.Namespace) -> None:
     if not hasattr(options, "minutes"):
         return
     values = vars(options)
-    others = ("image_size", "checkpoint")
+    others = ("image_size", "batch_size", "checkpoint")
     given = [n for n in (*_TRAINING, *others) if values[n] is not None]
     if values.get("model") is None:
         values.update({n: v for n, v in _TRAINING.items() if n not in given})
@@ -340,6 +340,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=int,
         help="height of its crops, a power of two (64, or 32 of smaller images)",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=int,
+        help="crops in a training step (32), 16 or more a process under torchrun",
     )
     group.add_argument("--seed", type=int, help="seed (0)")
     group.add_argument(

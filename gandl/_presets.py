@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "contrast_learning_rate": 0.02,
         "max_kimg": 40.0,
         "batch_size": 32,
-        "adversarial_batch": 16,
+        "adversarial_batch": None,  # a quarter of the batch, eight at the least
         "learning_rate": 0.006,
         "r1_gamma": 0.5,
         "path_length_weight": 0.0,
@@ -165,7 +165,10 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
 
 def _game_size(parameter: Callable[[str], Any], batch_size: int) -> int:
     """How many images of a batch play the adversarial game."""
-    n = min(parameter("adversarial_batch"), batch_size)
+    n = parameter("adversarial_batch")
+    if n is None:
+        n = max(8, batch_size // 4)
+    n = min(n, batch_size)
     learns = parameter("max_kimg") != 0
     if not parameter("contrast_learning_rate"):
         if n == 0 and learns:

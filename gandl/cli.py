@@ -398,6 +398,7 @@ def _featurizer(options: argparse.Namespace) -> Any:
         preset=options.preset,
         intensity=options.intensity,
         image_size=options.image_size,
+        batch_size=options.batch_size,
         max_minutes=options.minutes,
         checkpoint_dir=options.checkpoint,
         random_state=options.seed,

@@ -75,11 +75,11 @@ class GANDLFeaturizer(
     loss : {"logistic", "wgan-gp", "r3gan"}, default=None
         The adversarial loss.
     contrast_learning_rate : float, default=None
-        Adam's for the contrastive loss; 0 trains by the adversarial game alone.
+        Adam's for the contrastive loss, to which correlations between the features that
+        it compares are added [6]_; 0 trains by the adversarial game alone.
     adversarial_batch : int, default=None
-        Images of a batch, at most ``batch_size``, that take part in the adversarial
-        game; 0 trains by contrast alone, and the generator not at all. Without
-        contrast, all do.
+        Images of a batch that play the adversarial game, by default a quarter, eight at
+        the least; 0 trains by contrast alone, and no generator. Without contrast, all.
     max_kimg : float, default=None
         Thousand images to train on, repeats counted. None: no limit if ``max_minutes``
         is given, else the preset's: 40, with "paper" 25000.
@@ -97,9 +97,8 @@ class GANDLFeaturizer(
     batch_size : int, default=None
         Images in a training step; no more than there are images.
     learning_rate : float, default=None
-        Adam's for the adversarial game, both networks. With the default preset, all
-        learning rates rise for 30 steps; then they stay, and embeddings are of a moving
-        average of the discriminator.
+        Adam's for the adversarial game, both networks. By default, all rates rise for
+        30 steps, then stay, and a moving average of the discriminator embeds.
     r1_gamma : float or "auto", default=None
         Weight of the R1 penalty. "auto": ``0.0002 * image_size ** 2``, divided by how
         many images of a batch play the game.
@@ -194,6 +193,7 @@ class GANDLFeaturizer(
        speaker recognition", Interspeech 2006; each image is a class here.
     .. [5] T. Karras et al., "Training generative adversarial networks with limited
        data", NeurIPS 2020, arXiv 2006.06676.
+    .. [6] A. Bardes et al., "VICReg", ICLR 2022, arXiv 2105.04906; its covariance.
 
     Examples
     --------

@@ -644,8 +644,10 @@ def test_plates_that_the_plate_map_names_have_ranges_of_their_own(tmp_path):
 def test_crops_of_another_size(folder, model, tmp_path, capsys):
     out = tmp_path / "small.safetensors"
     small = [*images_of(folder), "--minutes", 0.005, "--image-size", 32]
-    assert run("fit", *small, "--out", out) == 0
-    assert GANDLFeaturizer.load(out).generate(1).shape[2:] == (32, 32)
+    assert run("fit", *small, "--batch-size", 12, "--out", out) == 0
+    fitted = GANDLFeaturizer.load(out)
+    assert fitted.generate(1).shape[2:] == (32, 32)
+    assert fitted.batch_size == 12
     again = ["screen", *images_of(folder), *CONTROLS, "--model", model]
     assert run(*again, "--image-size", 32, "--out", tmp_path / "out") == 1
     assert "--model does not train: leave out --image-size" in capsys.readouterr().err

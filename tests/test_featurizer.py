@@ -906,6 +906,15 @@ def test_without_contrast_all_images_play_the_game(images, parameters):
 
 
 @pytest.mark.parametrize(
+    ("batch_size", "in_game"), [(4, 4), (8, 8), (24, 8), (32, 8), (64, 16)]
+)
+def test_a_quarter_of_the_batch_plays_the_game(images, batch_size, in_game):
+    many = np.concatenate([images, images, images])
+    fitted = GANDLFeaturizer(batch_size=batch_size, max_kimg=0).fit(many)
+    assert fitted.config_.adversarial_batch == in_game
+
+
+@pytest.mark.parametrize(
     "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")]
 )
 def test_the_modes_of_the_caller_change_nothing(images, mode):

@@ -43,7 +43,8 @@ class GANConfig:
         Real images, and as many generated ones, in the adversarial game of a step; 0
         leaves the game and the generator's training out.
     contrast_learning_rate : float, default=0.02
-        Adam's for the contrastive loss, which has moments of its own; 0 leaves it out.
+        Adam's for the contrastive loss and the penalty on correlated projections, which
+        have moments of their own; 0 leaves both out.
     r1_gamma : float, default=0.1
         Weight of the R1 penalty; with "r3gan" of R1 and R2, taken every step.
     r1_interval : int, default=16

@@ -91,3 +91,16 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float = 0.2) ->
     itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
     partner = torch.arange(2 * n, device=z.device).roll(n)
     return F.cross_entropy(similarity.masked_fill(itself, -math.inf), partner)
+
+
+def decorrelation_penalty(z: Tensor) -> Tensor:
+    """Sum of the squared correlations of each feature of z (N, d) with the others.
+
+    Averaged over features. Redundancy reduction (Zbontar et al. 2021) within one set of
+    projections, as in VICReg (Bardes et al. 2022), whatever their scale.
+    """
+    z = at_least_float32(z)
+    z = (z - z.mean(dim=0)) / (z.var(dim=0) + 1e-4).sqrt()
+    correlation = z.T @ z / (len(z) - 1)
+    others = correlation - torch.diag(correlation.diag())
+    return others.square().sum() / z.shape[1]

@@ -237,11 +237,10 @@ def check_batch(batch_size: int, adversarial_batch: int, ranks: Ranks) -> None:
     """Refuse a batch that ranks cannot share without splitting a group of four."""
     step = GROUP * ranks.size
     if ranks.size > 1 and (batch_size % step or adversarial_batch % step):
-        fitting = max(step, batch_size // step * step)
-        in_game = min(fitting, -(-adversarial_batch // step) * step)
         raise ValueError(
             f"{ranks.size} ranks are to share batches of {batch_size} (batch_size, or "
             f"all images where they are fewer) and {adversarial_batch} images "
-            f"(adversarial_batch): both are to be multiples of {step}, four images a "
-            f"rank, such as {fitting} and {in_game}, with no fewer images than that."
+            f"(adversarial_batch, a quarter of it if not given): both are to be "
+            f"multiples of {step}, four images a rank. A batch of {4 * step} alone "
+            f"will do, with no fewer images than that."
         )

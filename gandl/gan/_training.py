@@ -18,6 +18,7 @@ from gandl.gan._discriminator import Discriminator
 from gandl.gan._layers import EqualLinear, at_least_float32, leaky_relu
 from gandl.gan._losses import (
     contrastive_loss,
+    decorrelation_penalty,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
@@ -28,14 +29,17 @@ from gandl.gan._ranks import ALONE, GROUP, Ranks, SharedGenerator, rand
 
 T = TypeVar("T")
 
+# Of the penalty beside the contrastive loss.
+DECORRELATION = 0.02
+
 
 class ContrastHead(nn.Module):
-    """Projection (N, 128) of a map's mean and maximum over positions, two layers."""
+    """Projection (N, 256) of a map's mean and maximum over positions, two layers."""
 
     def __init__(self, rng: torch.Generator, width: int) -> None:
         super().__init__()
         self.hidden = EqualLinear(rng, 2 * width, width)
-        self.projection = EqualLinear(rng, width, 128)
+        self.projection = EqualLinear(rng, width, 256)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
@@ -306,7 +310,10 @@ class Trainer:
         projected = self.contrast_head(self.discriminator.trunk(views, lit=lit)[-1])
         first, second = at_least_float32(projected).chunk(2)
         # Each view is compared with those of all ranks.
-        return contrastive_loss(self.ranks.gather(first), self.ranks.gather(second))
+        first, second = self.ranks.gather(first), self.ranks.gather(second)
+        # A few features tell images apart: without this, the others repeat them.
+        penalty = decorrelation_penalty(torch.cat([first, second]))
+        return contrastive_loss(first, second) + DECORRELATION * penalty
 
     def _r1(self, real: Tensor) -> Tensor:
         real = real.detach().requires_grad_()

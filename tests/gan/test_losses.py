@@ -1,14 +1,17 @@
 """Losses against their formulas; penalties against finite differences."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import hadamard
 
 from gandl.gan import Discriminator, Generator
 from gandl.gan._losses import (
     contrastive_loss,
+    decorrelation_penalty,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
@@ -67,6 +70,25 @@ def test_contrastive_loss_is_small_only_for_partners():
     z = torch.eye(8)
     assert contrastive_loss(z, z) < 0.1
     assert contrastive_loss(z, z.roll(1, 0)) > 3
+
+
+def test_decorrelation_penalty_equals_naive_loop():
+    z = torch.randn(12, 5, generator=seeded()) * torch.tensor([1, 20, 3, 0.5, 7])
+    z[:, 3] += z[:, 0]
+    total = 0.0
+    for i, j in product(range(5), range(5)):
+        total += np.corrcoef(z[:, i], z[:, j])[0, 1] ** 2 if i != j else 0
+    penalty = decorrelation_penalty(z).item()
+    assert penalty == pytest.approx(total / 5, rel=1e-3)
+    assert decorrelation_penalty(100 * z).item() == pytest.approx(penalty, rel=1e-2)
+
+
+def test_decorrelation_penalty_is_small_only_for_features_of_their_own():
+    own = torch.tensor(hadamard(8), dtype=torch.float32)[:, 1:]
+    assert decorrelation_penalty(own) == pytest.approx(0, abs=1e-6)
+    same = own[:, :1].expand(-1, 7)
+    assert decorrelation_penalty(same) == pytest.approx(6, rel=1e-3)
+    assert decorrelation_penalty(torch.zeros(4, 7)) == 0
 
 
 @pytest.fixture

@@ -177,7 +177,8 @@ def test_learning_rates_rise_and_stay():
     torch.testing.assert_close(torch.tensor(rates), expected.expand(-1, 3))
 
 
-def test_contrast_alone_learns_to_tell_images_apart():
+def test_contrast_alone_learns_to_tell_images_apart(monkeypatch):
+    monkeypatch.setattr(gandl.gan._training, "DECORRELATION", 0.0)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(8, 2, 1, 1, generator=rng).expand(-1, -1, 32, 32) * 2 - 1
     network = trainer(adversarial_batch=0)
@@ -282,6 +283,19 @@ def test_batches_that_the_statistic_does_not_divide():
     for n in (1, 2, 3, 5):
         losses = trainer().step(batch(n))
         assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_contrast_keeps_projections_from_repeating_each_other(monkeypatch):
+    seen = []
+    for penalty in (0.0, 1.0):
+
+        def spied(z, penalty=penalty):
+            assert z.shape == (16, 256)  # both views of each image
+            return z.sum() * 0 + penalty
+
+        monkeypatch.setattr(gandl.gan._training, "decorrelation_penalty", spied)
+        seen.append(trainer().step(batch())["contrast"].item())
+    assert seen[1] - seen[0] == pytest.approx(0.02, rel=1e-3)
 
 
 def test_contrast_sees_the_detail_of_half_of_the_views(monkeypatch):
