@@ -25,7 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "contrast_learning_rate": 0.02,
         "max_kimg": 40.0,
         "batch_size": 32,
-        "adversarial_batch": None,  # a quarter of the batch, eight at the least
+        "adversarial_batch": None,  # half of the batch, sixteen at the least
+        "adversarial_interval": 4,  # the game costs three times what contrast does
         "learning_rate": 0.006,
         "r1_gamma": 0.5,
         "path_length_weight": 0.0,
@@ -52,6 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_kimg": 25_000.0,
         "batch_size": 32,
         "adversarial_batch": 32,
+        "adversarial_interval": 1,
         "learning_rate": 0.002,
         "r1_gamma": "auto",
         "path_length_weight": 2.0,
@@ -150,11 +152,15 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
         "ema_kimg",
         "average_discriminator",
     )
+    # Without contrast, the steps between would teach nothing.
+    interval = parameter("adversarial_interval")
+    interval = interval if parameter("contrast_learning_rate") else 1
     return GANConfig(
         n_channels=images.shape[1],
         size=size,
         channel_base=base,
         adversarial_batch=in_game,
+        adversarial_interval=interval,
         r1_gamma=(
             0.0002 * size**2 / (in_game or batch_size) if gamma == "auto" else gamma
         ),
@@ -167,7 +173,7 @@ def _game_size(parameter: Callable[[str], Any], batch_size: int) -> int:
     """How many images of a batch play the adversarial game."""
     n = parameter("adversarial_batch")
     if n is None:
-        n = max(8, batch_size // 4)
+        n = max(16, batch_size // 2)
     n = min(n, batch_size)
     learns = parameter("max_kimg") != 0
     if not parameter("contrast_learning_rate"):

@@ -42,6 +42,8 @@ class GANConfig:
     adversarial_batch : int, default=32
         Real images, and as many generated ones, in the adversarial game of a step; 0
         leaves the game and the generator's training out.
+    adversarial_interval : int, default=1
+        Steps between two of the game; other intervals count steps of the game.
     contrast_learning_rate : float, default=0.02
         Adam's for the contrastive loss and the penalty on correlated projections, which
         have moments of their own; 0 leaves both out.
@@ -91,6 +93,7 @@ class GANConfig:
     detail: bool = False
     loss: str = "logistic"
     adversarial_batch: int = 32
+    adversarial_interval: int = 1
     contrast_learning_rate: float = 0.02
     r1_gamma: float = 0.1
     r1_interval: int = 16

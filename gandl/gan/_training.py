@@ -133,6 +133,14 @@ class Trainer:
         self._augment_p = float(p)
 
     @property
+    def _plays(self) -> bool:
+        return self.n_steps % self.config.adversarial_interval == 0
+
+    @property
+    def _n_games(self) -> int:
+        return self.n_steps // self.config.adversarial_interval
+
+    @property
     def _is_lazy_r1(self) -> bool:
         return self.config.loss == "logistic" and self.config.r1_gamma > 0
 
@@ -184,7 +192,7 @@ class Trainer:
         real = dihedral(real, self.rng)
         if self.config.contrast_learning_rate:
             losses["contrast"] = self._update_by_contrast(real)
-        if self.config.adversarial_batch:
+        if self.config.adversarial_batch and self._plays:
             losses |= self._adversarial_step(real)
         if self.config.average_discriminator:
             self._update_embedder(len(real) * self.ranks.size)
@@ -252,7 +260,7 @@ class Trainer:
         if n > GROUP and all(n % k for k in range(2, GROUP + 1)):
             n -= n % GROUP * (self.discriminator.stddev_group > 0)  # of 5 no groups
         ws = self.generator.styles(
-            n, self.rng, mixing=self.config.style_mixing, step=self.n_steps
+            n, self.rng, mixing=self.config.style_mixing, step=self._n_games
         )
         fake = self.generator.synthesize(ws, self.rng)
         fake_seen = adaptive_augment(fake, self._augment_p, self.rng)
@@ -260,9 +268,9 @@ class Trainer:
         losses = self._update_discriminator(real_seen, fake_seen.detach())
         # The same generated images serve the generator: its weights have not moved.
         losses["generator"] = self._update_generator(fake_seen, real_seen)
-        self._update_average(n_all)
+        self._update_average(n_all * self.config.adversarial_interval)
         self._agree(losses)
-        if self.config.augment is None and self.n_steps % 4 == 3:
+        if self.config.augment is None and self._n_games % 4 == 3:
             self._adapt_augmentation(4 * n * self.ranks.size)
         return losses
 
@@ -271,7 +279,7 @@ class Trainer:
         loss = self._discriminator_loss(real, fake)
         self._descend("discriminator", loss)
         losses = {"discriminator": loss.detach()}
-        if self._is_lazy_r1 and self.n_steps % config.r1_interval == 0:
+        if self._is_lazy_r1 and self._n_games % config.r1_interval == 0:
             penalty = self._r1(real)
             self._descend("discriminator", penalty * config.r1_interval)
             losses["r1"] = penalty.detach()
@@ -284,7 +292,7 @@ class Trainer:
         maps = network.trunk(torch.cat([real, fake]))[-1]
         # Real and generated images never share a group of the minibatch statistic.
         real_maps, fake_maps = maps.chunk(2)
-        network.track_stddev(real_maps, self.n_steps)
+        network.track_stddev(real_maps, self._n_games)
         real_logits, fake_logits = network.head(real_maps), network.head(fake_maps)
         if self.config.augment is None:
             self._signs.append(real_logits.detach().sign().mean())
@@ -332,7 +340,7 @@ class Trainer:
         self.discriminator.requires_grad_(True)
         if (
             config.path_length_weight
-            and self.n_steps % config.path_length_interval == 0
+            and self._n_games % config.path_length_interval == 0
         ):
             penalty = self._path_length(max(1, len(fake) // 2))
             weight = config.path_length_weight * config.path_length_interval

@@ -285,6 +285,22 @@ def test_batches_that_the_statistic_does_not_divide():
         assert all(loss.isfinite() for loss in losses.values())
 
 
+def test_the_game_is_played_in_every_fourth_step(monkeypatch):
+    moved = []
+    approach = gandl.gan._training.approach
+    monkeypatch.setattr(
+        gandl.gan._training,
+        "approach",
+        lambda *of, **more: moved.append(of[2]) or approach(*of, **more),
+    )
+    network = trainer(adversarial_interval=4, r1_interval=2)
+    losses = [network.step(batch()) for _ in range(9)]
+    assert [k for k in range(9) if "generator" in losses[k]] == [0, 4, 8]
+    assert [k for k in range(9) if "r1" in losses[k]] == [0, 8]
+    assert all("contrast" in each for each in losses)
+    assert moved == [32, 32, 32]  # images of four batches
+
+
 def test_contrast_keeps_projections_from_repeating_each_other(monkeypatch):
     seen = []
     for penalty in (0.0, 1.0):
