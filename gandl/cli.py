@@ -232,9 +232,11 @@ def _score_wells(
     given = known[options.compound].astype(object)
     asked = (options.control, options.compound, options.concentration)
     ours = {*kinds, "batch"}
+    if {"kind", "left_out", "batch"} <= set(known):  # of an earlier scoring
+        known = known.drop(columns=[*ours - set(asked)], errors="ignore")
     # In another case, too: databases do not tell "Batch" from ours.
     own = [n for n in known if str(n).casefold() in ours and n not in asked]
-    known = known.rename(columns={name: f"{name}_given" for name in own})
+    known = known.rename(columns={name: _name_given(name, known) for name in own})
     known[kinds.columns] = kinds
     known["batch"] = known["plate"]
     X = wells[names].to_numpy()
@@ -250,6 +252,14 @@ def _score_wells(
     left_out = left_out[left_out["left_out"] != ""]
     record["wells_left_out"] = left_out.to_dict("records")
     write_record(out / "run.json", record)
+
+
+def _name_given(name: object, known: pd.DataFrame) -> str:
+    """A name for a column of the user's that is called as one of ours."""
+    given = f"{name}_given"
+    while given in known:
+        given += "_given"
+    return given
 
 
 def _write_effects(

@@ -1161,6 +1161,33 @@ def test_the_record_has_what_was_told_and_left_out(scored, tmp_path):
     assert set(wells["Metadata_batch"]) == {"P1", "P2"}
 
 
+@pytest.mark.parametrize("name", ["compound", "treatment"])
+def test_what_scoring_wrote_is_scored_again(name, scored, tmp_path):
+    scored["Metadata_Batch"] = "B7"
+    scored = scored.rename(columns={"Metadata_compound": f"Metadata_{name}"})
+    how = [*STATES, "--compound", name]
+    _, expected = score(scored, tmp_path / "0.csv", *how)
+    before = read_profiles(tmp_path / "0/wells.parquet")
+    for k in range(1, 4):
+        path = tmp_path / f"{k}.parquet"
+        status, found = score(before, path, *how)
+        assert status == 0
+        wells = read_profiles(tmp_path / f"{k}/wells.parquet")
+        assert list(wells) == list(before)
+        known = before.filter(like="Metadata_").columns
+        pd.testing.assert_frame_equal(wells[known], before[known])
+        assert found["call"].tolist() == expected["call"].tolist()
+        before = wells
+
+
+def test_names_that_are_taken_are_kept(scored, tmp_path):
+    own = {"Metadata_kind": "a", "Metadata_kind_given": "b"}
+    assert score(scored.assign(**own), tmp_path / "wells.csv", *STATES)[0] == 0
+    wells = read_profiles(tmp_path / "wells" / "wells.parquet")
+    assert set(wells["Metadata_kind_given"]) == {"b"}
+    assert set(wells["Metadata_kind_given_given"]) == {"a"}
+
+
 def test_names_that_look_alike_are_told(scored, tmp_path, capsys):
     inert = scored.index[scored["Metadata_compound"] == "inert"]
     scored.loc[inert, "Metadata_compound"] = ["in ert", "in\u00a0ert"] * (
