@@ -187,7 +187,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
         if is_of_disk(error):
             raise
         raise no_table(path, error) from None
-    return as_text(table)
+    return as_text(with_index(table))
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -202,6 +202,13 @@ def refuse_twice(table: pd.DataFrame) -> None:
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise ValueError(f"There are several columns {twice[0]!r}.")
+
+
+def with_index(table: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+    """Named levels of the index that begin so as columns; others say nothing."""
+    levels = [n for n in table.index.names if n is not None and n not in table]
+    levels = [name for name in levels if str(name).startswith(prefix)]
+    return table.reset_index(levels) if levels else table
 
 
 def composed(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gandl._tables import as_pandas, query_rows
+from gandl._tables import as_pandas, query_rows, with_index
 from gandl._warnings import warn
 from gandl.images._illumination import with_functions
 from gandl.images._intensity import check_images
@@ -104,7 +104,7 @@ class ImageCollection(OmeView, ScreenView):
         channels : sequence of str of length C, default=None
             The names of the channels; by default "channel_0", "channel_1", ...
         metadata : DataFrame or mapping of columns, default=None
-            One row an image. Its index is dropped.
+            One row an image. Levels of its index that have a name become columns.
         byte_limit : int, default=4 GiB
             The size above which the collection refuses to become one array.
 
@@ -130,7 +130,7 @@ class ImageCollection(OmeView, ScreenView):
         source = array_source(images)
         if metadata is None:
             metadata = pd.DataFrame(index=pd.RangeIndex(len(images)))
-        metadata = pd.DataFrame(as_pandas(metadata))
+        metadata = with_index(pd.DataFrame(as_pandas(metadata)))
         return cls._from_source(source, channels, metadata, byte_limit)
 
     @classmethod
@@ -151,7 +151,8 @@ class ImageCollection(OmeView, ScreenView):
         Parameters
         ----------
         table : DataFrame
-            One row an image. Its columns other than the paths become the metadata.
+            One row an image. Columns other than the paths are the metadata, as are
+            levels of the index that have a name.
         path : str, list of str or mapping of str to str, default="path"
             The column of paths to files that hold all channels; or, with one file a
             channel, the columns of paths, or a mapping from channel to column.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gandl._tables import USUAL, composed, usual_name
+from gandl._tables import USUAL, composed, usual_name, with_index
 from gandl._warnings import warn
 from gandl.images._microscopes import GUID, files_below, list_microscope
 from gandl.images._planes import PROJECTIONS, Choice, Planes, as_planes, labels_of
@@ -54,6 +54,7 @@ def list_table(
     elif not isinstance(path, str) and channels is None:
         channels = columns
     _check_table(table, columns)
+    table = with_index(table)
     _refuse_rows_of_channels(table, columns)
     # Worker processes may have another working directory: absolute paths.
     folder = os.path.abspath("" if root is None else os.fsdecode(root))

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 
-from gandl._tables import as_text, read_table, with_usual_names
+from gandl._tables import as_text, read_table, with_index, with_usual_names
 from gandl.images._layouts import FileTable, check_paths
 from gandl.images._planes import Choice, as_planes
 
@@ -40,7 +40,7 @@ def list_load_data(
         table = read_table(table)
     if not len(table):
         raise ValueError("The table has no rows.")
-    table = as_text(table)
+    table = as_text(with_index(table))
     of_channel, functions = _roles(table)
     _check_frames(table)
     labels = list(of_channel) if channels is None else list(channels)

@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length
 
 from gandl._plate_map import join_plate_map, read_plate_map
 from gandl._row_labels import check_order_of_images, rows_of_each
-from gandl._tables import as_pandas, with_usual_names
+from gandl._tables import as_pandas, with_index, with_usual_names
 from gandl.images._illumination import with_estimate
 from gandl.images._intensity import HIGH, LOW, MAX_IMAGES, range_of_rows, spaced
 from gandl.images._load_data import list_load_data
@@ -168,7 +168,7 @@ class ScreenView(ImageView):
         if not isinstance(plate_map, pd.DataFrame):
             plate_map = read_plate_map(plate_map)
         known = with_usual_names(self._metadata)
-        joined, _ = join_plate_map(known, with_usual_names(plate_map))
+        joined, _ = join_plate_map(known, with_usual_names(with_index(plate_map)))
         return self._replace(_metadata=joined)
 
     def with_illumination(

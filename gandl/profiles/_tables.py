@@ -21,6 +21,7 @@ from gandl._tables import (
     read_text,
     refuse_twice,
     separator,
+    with_index,
 )
 
 _METADATA = "Metadata_"
@@ -87,7 +88,7 @@ def make_profiles(
         names = [f"feature_{k}" for k in range(values.shape[1])]
     if len(names) != values.shape[1]:
         raise ValueError(f"X has {values.shape[1]} columns, but {len(names)} names.")
-    known = _with_index(_spelled(metadata.rename(columns=_metadata_name)))
+    known = with_index(_spelled(metadata.rename(columns=_metadata_name)))
     features = pd.DataFrame(values, columns=names)
     profiles = pd.concat([known.reset_index(drop=True), features], axis=1)
     twice = profiles.columns[profiles.columns.duplicated()]
@@ -191,7 +192,7 @@ def aggregate(
     """
     if how not in ("mean", "median"):
         raise ValueError(f'how is "mean" or "median", got {how!r}.')
-    profiles = _with_index(as_pandas(profiles), _METADATA)
+    profiles = with_index(as_pandas(profiles), _METADATA)
     features = feature_columns(profiles)
     keys = [_column(profiles, name) for name in ([by] if isinstance(by, str) else by)]
     if not keys:
@@ -258,13 +259,6 @@ def _spelled(table: pd.DataFrame) -> pd.DataFrame:
     return table.set_axis(table.index.set_names(names))
 
 
-def _with_index(table: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
-    """Named levels of the index that begin so as columns; others say nothing."""
-    levels = [n for n in table.index.names if n is not None and n not in table]
-    levels = [name for name in levels if str(name).startswith(prefix)]
-    return table.reset_index(levels) if levels else table
-
-
 def write_profiles(
     profiles: pd.DataFrame, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
@@ -311,7 +305,7 @@ def write_profiles(
         raise FileExistsError(
             f"{str(final)!r} exists: name another file, or pass overwrite=True."
         )
-    profiles = _with_index(profiles, _METADATA)
+    profiles = with_index(profiles, _METADATA)
     lost = [n for n in profiles.index.names if n is not None and n not in profiles]
     if lost:
         raise ValueError(
@@ -389,7 +383,7 @@ def read_profiles(path: str | os.PathLike[str]) -> pd.DataFrame:
             if is_of_disk(error):
                 raise
             raise no_table(path, error) from None
-        profiles = _with_index(_spelled(profiles))
+        profiles = with_index(_spelled(profiles))
     else:
         separated = separator(path)
         try:

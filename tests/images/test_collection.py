@@ -310,6 +310,28 @@ def test_table_given_may_change(pixels, table):
     assert X.metadata.loc[0, "plate"] == "1053597800"
 
 
+def test_an_index_with_names_is_metadata(pixels, folder, table):
+    expected = table.drop(columns="path")
+    indexed = table.set_index(["plate", "well"])
+    X = ImageCollection.from_array(pixels, metadata=indexed.drop(columns="path"))
+    pd.testing.assert_frame_equal(X.metadata, expected, check_like=True)
+    for on_error in ("raise", "skip"):
+        X = ImageCollection.from_table(indexed, root=folder, on_error=on_error)
+        pd.testing.assert_frame_equal(X.metadata, expected, check_like=True)
+    wells = pd.Index(["A01", "A02"], name="Well")
+    X = ImageCollection.from_array(pixels[:2], metadata=pd.DataFrame(index=wells))
+    plate_map = pd.DataFrame({"compound": ["DMSO", "taxol"]}, index=wells)
+    plate_map.to_parquet(folder / "map.parquet")
+    for given in (plate_map, folder / "map.parquet"):
+        found = X.with_plate_map(given).metadata
+        assert found["compound"].tolist() == ["DMSO", "taxol"]
+    # Others are numbers of rows, or of rows elsewhere.
+    X = ImageCollection.from_array(
+        pixels, metadata=expected.set_axis(expected["well"].to_numpy())
+    )
+    assert list(X.metadata) == list(expected)
+
+
 @pytest.mark.parametrize(
     ("images", "kwargs", "message"),
     [
