@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 
 from gandl._tables import as_pandas, query_rows, with_index
-from gandl._warnings import warn
 from gandl.images._illumination import with_functions
 from gandl.images._intensity import check_images
 from gandl.images._layouts import FileTable, channel_names, list_folder, list_table
 from gandl.images._ome import OmeView
-from gandl.images._readers import BYTE_LIMIT, n_unnamed_pages
+from gandl.images._readers import BYTE_LIMIT, tell_doubtful
 from gandl.images._screens import ScreenView
 from gandl.images._sources import FileSource, Source, array_source
 from gandl.images._unreadable import is_lenient, split_unreadable
@@ -320,7 +319,7 @@ class ImageCollection(OmeView, ScreenView):
             )
         # One that asked for planes or time points would have them.
         if not names and files.paths.shape[1] == 1 < n:
-            _tell_unnamed_pages(files.paths.flat[0])
+            tell_doubtful(files.paths.flat[0])
         lit: Source = source
         if files.functions is not None:
             lit = with_functions(source, files.functions)
@@ -483,14 +482,4 @@ class ImageCollection(OmeView, ScreenView):
             _channels=channel_names(names, len(names)),
             _picks=[self._picks[place] for place in places],
             _group_ranges=None if ranges is None else ranges[:, places],
-        )
-
-
-def _tell_unnamed_pages(path: str) -> None:
-    n = n_unnamed_pages(path)
-    if n > 1:
-        warn(
-            f"{path!r} does not say what its {n} pages are: they are taken for "
-            "channels. Name these by `channels`; where pages are planes or time "
-            "points, choose by `z` or `t`."
         )

@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from gandl._extras import needed
+from gandl._warnings import warn
 from gandl.images._channel_order import Names
 from gandl.images._planes import PlaneError, Planes, project
 from gandl.images._tiff_checks import (
@@ -25,6 +26,8 @@ BYTE_LIMIT = 4 * 2**30
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_TIFF_ALPHA = ((1,), (2,))  # of the last extra sample
+_PNG_ALPHA = b"\4\6"  # types of colour
 REMEDY = (
     "Restore or convert the file, or leave it out of the collection, as "
     'on_error="skip" (--on-error skip) does.'
@@ -218,13 +221,31 @@ def _read_chosen(tif: Any, series: Any, planes: Planes) -> tuple[np.ndarray, str
     return project(map(moment, times), planes.t), rest
 
 
-def n_unnamed_pages(path: str) -> int:
-    """How many pages of a TIFF file lie along an axis that it does not name, or 1."""
-    if not path.lower().endswith((".tif", ".tiff")):
-        return 1
-    with tifffile.TiffFile(path) as tif:
-        axes = zip(tif.series[0].axes, tif.series[0].shape, strict=True)
-        return max((n for axis, n in axes if axis in "QI"), default=1)
+def tell_doubtful(path: str) -> None:
+    """Warn of a file whose channels nobody has named, and which may be none."""
+    n, is_alpha = 1, False
+    if path.lower().endswith((".tif", ".tiff")):
+        with tifffile.TiffFile(path) as tif:
+            axes = zip(tif.series[0].axes, tif.series[0].shape, strict=True)
+            n = max((n for axis, n in axes if axis in "QI"), default=1)
+            is_alpha = tif.series[0].keyframe.extrasamples[-1:] in _TIFF_ALPHA
+    else:
+        with open(path, "rb") as file:
+            head = file.read(26)
+        is_alpha = head[:8] == _PNG_MAGIC and head[25] in _PNG_ALPHA
+    if n > 1:
+        warn(
+            f"{path!r} does not say what its {n} pages are: they are taken for "
+            "channels. Name these by `channels`; where pages are planes or time "
+            "points, choose by `z` or `t`."
+        )
+    if is_alpha:
+        warn(
+            f"{path!r} calls its last channel alpha, which is how opaque a picture is: "
+            "it is taken for a channel like the others. If it is a stain, name all by "
+            "`channels` (--channels); if not, leave it out by X.with_channels, or save "
+            "the files without it."
+        )
 
 
 def _channel_names(root: ElementTree.Element | None) -> Names:

@@ -2,11 +2,12 @@ import contextlib
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
 
-from gandl.images import read_image
+from gandl.images import ImageCollection, read_image
 
 DTYPES = ["uint8", "int8", "uint16", "int32", "float16", "float32", "float64"]
 
@@ -93,6 +94,33 @@ def test_palette_becomes_colours(tmp_path):
     read = read_image(tmp_path / "palette.png")
     np.testing.assert_array_equal(read[0], [[10, 40], [70, 40]])
     np.testing.assert_array_equal(read[2], [[30, 60], [90, 60]])
+
+
+@pytest.mark.parametrize("name", ["grey.png", "colour.png", "colour.tif"])
+def test_alpha_is_told_unless_it_is_named(tmp_path, name):
+    n = 2 if name == "grey.png" else 4
+    image = values((6, 5, n), "uint8")
+    if name == "colour.tif":
+        tifffile.imwrite(tmp_path / name, image, photometric="rgb")
+    else:
+        Image.fromarray(image).save(tmp_path / name)
+
+    def collection(**how):
+        table = pd.DataFrame({"path": [name]})
+        return ImageCollection.from_table(table, root=tmp_path, **how)
+
+    with pytest.warns(UserWarning, match=f"{name}' calls its last channel alpha"):
+        X = collection()
+    np.testing.assert_array_equal(X[0], np.moveaxis(image, -1, 0))
+    assert collection(channels=list("abcd")[:n]).channels[-1] == "abcd"[n - 1]
+
+
+def test_colours_without_alpha_are_not_told_of(tmp_path):
+    Image.fromarray(values((6, 5, 3), "uint8")).save(tmp_path / "a.png")
+    X = ImageCollection.from_folder(tmp_path, "{well}.png")
+    tifffile.imwrite(tmp_path / "a.tif", values((6, 5, 3), "uint8"), photometric="rgb")
+    Y = ImageCollection.from_folder(tmp_path, "{well}.tif")
+    assert X.shape == Y.shape == (1, 3, 6, 5)
 
 
 def test_animation(tmp_path):
