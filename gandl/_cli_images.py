@@ -23,8 +23,11 @@ from gandl._tables import (
     with_usual_names,
 )
 from gandl.images import ImageCollection
+from gandl.images._layouts import FileTable, list_folder
+from gandl.images._load_data import list_load_data
 from gandl.images._ome import only_ome
 from gandl.images._ome_tiff import ENDS
+from gandl.images._readers import BYTE_LIMIT
 
 # Of objects and images, as CellProfiler counts them: no measurements.
 _NUMBERS = ("ImageNumber", "ObjectNumber", "TableNumber", "Number_Object_Number")
@@ -44,14 +47,15 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
         images = _from_ome(ImageCollection.from_ome_tiff, [str(source)], options)
     elif source.is_dir():
         refuse_unused(options, "a folder", "path", "root")
-        images = ImageCollection.from_folder(
+        files = list_folder(
             source,
             options.pattern,
-            channels=_channel_names(options),
+            _channel_names(options),
             z=options.z,
             t=options.t,
-            on_error=options.on_error,
+            lenient=options.on_error == "skip",
         )
+        images = _from_files(files, options)
     else:
         images = _from_table(source, options)
     if len(skipped := images.skipped):
@@ -92,6 +96,13 @@ def selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
     return rows
 
 
+def _from_files(files: FileTable, options: argparse.Namespace) -> ImageCollection:
+    """As `ImageCollection.from_folder` does, and tell of channels that are left out."""
+    if files.unused:
+        tell(f"Channels that --channels leaves out: {', '.join(files.unused)}.")
+    return ImageCollection._from_files(files, BYTE_LIMIT, options.on_error)
+
+
 def _from_ome(
     read: Callable[..., ImageCollection], paths: list[str], options: argparse.Namespace
 ) -> ImageCollection:
@@ -110,12 +121,11 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
     table = read_table(source)
     root = options.root or source.parent
     names = _channel_names(options)
-    how: Any = {"z": options.z, "t": options.t, "on_error": options.on_error}
+    how: Any = {"z": options.z, "t": options.t}
     if any(name.startswith(("FileName_", "URL_")) for name in map(str, table)):
         refuse_unused(options, "load_data.csv", "path")
-        return ImageCollection.from_load_data(
-            source, root=options.root, channels=names, **how
-        )
+        how |= {"illumination": True, "lenient": options.on_error == "skip"}
+        return _from_files(list_load_data(source, options.root, names, **how), options)
     columns = options.path or ["path"]
     path: Any = columns if len(columns) > 1 else columns[0]
     if isinstance(names, dict):
@@ -125,6 +135,7 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
                 f"is a file, and {unknown[0]!r} is none of these: {columns}."
             )
         path, names = {new: old for old, new in names.items()}, None
+    how["on_error"] = options.on_error
     images = ImageCollection.from_table(table, path=path, root=root, **how)
     return images.with_channels(names) if names else images
 

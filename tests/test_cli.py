@@ -230,6 +230,31 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(folder, tmp_path, ca
     assert len(profiles) == n_images - 1
 
 
+def test_channels_that_are_left_out_are_told(folder, model, tmp_path, capsys):
+    table, channels = tmp_path / "load_data.csv", {"1": "DNA", "2": "ER", "3": "actin"}
+    files = ImageCollection.from_folder(folder, PATTERN.replace("{channel}", "1"))
+    known = files.metadata.iloc[:2].to_dict("records")
+    named = {
+        f"FileName_{name}": [PATTERN.format_map(row | {"channel": k}) for row in known]
+        for k, name in channels.items()
+    }
+    pd.DataFrame(named).to_csv(table, index=False)
+    some = {"wells": images_of(folder), "table": [table, "--root", folder]}
+    some["table"] += ["--channels", "DNA", "actin"]
+    for name, images in some.items():
+        out = tmp_path / f"{name}.csv"
+        assert run("embed", model, *images, "--out", out) == 0
+        left_out = "ER" if name == "table" else "2"
+        told = f"Channels that --channels leaves out: {left_out}."
+        assert told in capsys.readouterr().err.splitlines()
+        record = json.loads((tmp_path / f"{name}.csv.run.json").read_text())
+        assert told in record["told"]
+    options = make_parser().parse_args(["embed", "x", str(folder), "--out", "x"])
+    options.pattern = PATTERN
+    collect(options)
+    assert "leaves out" not in capsys.readouterr().err
+
+
 def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys):
     out = tmp_path / "results"
     given = ["--plate-map", folder / "metadata.csv", *CONTROLS]

@@ -34,6 +34,7 @@ class FileTable(NamedTuple):
     inside: Planes = Planes()  # of the planes in a file
     among: Planes = Planes()  # of the files of an image
     functions: np.ndarray | None = None  # (n, C) of illumination, "" for none
+    unused: tuple[str, ...] = ()  # labels of channels that were not asked for
 
 
 def list_table(
@@ -143,8 +144,11 @@ def list_folder(
             f"{pattern!r}."
         )
     parts = {}  # what the files of one image differ in, and the values to read
+    unused: tuple[str, ...] = ()
     if "channel" in fields:
-        parts["channel"] = _chosen_channels(channels, _known(found, "channel"))
+        known = _known(found, "channel")
+        parts["channel"] = _chosen_channels(channels, known)
+        unused = tuple(label for label in known if label not in parts["channel"])
         if not isinstance(channels, Mapping):
             channels = parts["channel"]
     for axis in [axis for axis in ("t", "z") if axis in fields]:
@@ -153,7 +157,7 @@ def list_folder(
     names = list(channels.values()) if isinstance(channels, Mapping) else channels
     names = None if names is None else tuple(names)
     inside, among = _by_field(planes, parts)
-    return FileTable(paths, names, metadata, inside, among)
+    return FileTable(paths, names, metadata, inside, among, unused=unused)
 
 
 # What is left to do within files, and what among the files that fields tell apart.

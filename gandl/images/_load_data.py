@@ -61,7 +61,10 @@ def list_load_data(
     ]
     metadata = with_usual_names(table.drop(columns=mentioned))
     names = channels.values() if isinstance(channels, Mapping) else labels
-    return FileTable(paths, tuple(names), metadata, inside, functions=fields)
+    unused = tuple(label for label in of_channel if label not in labels)
+    return FileTable(
+        paths, tuple(names), metadata, inside, functions=fields, unused=unused
+    )
 
 
 def _check_frames(table: pd.DataFrame) -> None:
