@@ -15,6 +15,8 @@ from typing import Any
 _TRAINING = {"minutes": 20.0, "preset": "default", "intensity": "dataset", "seed": 0}
 # What a command has said, for its record.
 TOLD: list[str] = []
+# Wells of its plate map that no image is of, for that too.
+WITHOUT_IMAGES: list[dict[Any, Any]] = []
 # What the report takes; without --positive there is none.
 _REPORT = {"hits": 50, "unit": "µM", "title": "Screen"}
 

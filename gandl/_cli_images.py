@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gandl._cli_arguments import refuse_unused, tell
+from gandl._cli_arguments import WITHOUT_IMAGES, refuse_unused, tell
 from gandl._cli_wells import UNITS
-from gandl._plate_map import join_plate_map, read_plate_map
+from gandl._plate_map import join_plate_map, named, read_plate_map
 from gandl._tables import (
     USUAL,
     as_text,
@@ -165,8 +165,10 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
     plate_map = read_plate_map(path, sheet=options.sheet)
     known = _without_told(known, plate_map, options)
     joined, unused = join_plate_map(known, plate_map)
-    if unused:
-        tell(f"In the plate map, but without images: {unused}.")
+    if len(unused):
+        first = named(unused, list(map(str, unused)), np.arange(len(unused)))
+        tell(f"In the plate map, but without images: {first}.")
+        WITHOUT_IMAGES.extend(_places(unused, joined))
     batch = getattr(options, "batch", None) or []
     lacking = [name for name in batch if name not in plate_map]
     if lacking and "plate" in plate_map:
@@ -176,6 +178,17 @@ def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataF
             "imaged several times, keep one by --select."
         )
     return joined
+
+
+def _places(unused: pd.DataFrame, known: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Wells without images, and plates of which no well has any."""
+    names = [name for name in unused if name not in ("well", "site")]
+    if not names:
+        return unused.to_dict("records")
+    plates = pd.MultiIndex.from_frame(unused[names])
+    is_known = plates.isin(pd.MultiIndex.from_frame(known[names]))
+    others = unused.loc[~is_known, names].drop_duplicates()
+    return [*unused[is_known].to_dict("records"), *others.to_dict("records")]
 
 
 def with_own_plates(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import Any
 
 import joblib
 
-from gandl._cli_arguments import TOLD
+from gandl._cli_arguments import TOLD, WITHOUT_IMAGES
 from gandl._files import whole_file
 from gandl.images import ImageCollection
 
@@ -53,6 +53,8 @@ def make_record(
             if path.is_file()
         },
     }
+    if given.get("plate_map") is not None:
+        record["wells_without_images"] = list(WITHOUT_IMAGES)
     if images is not None:
         # Of names, sizes and times of the files, which is what notices a changed one.
         record["data"] = {"images": len(images), "fingerprint": joblib.hash(images)}

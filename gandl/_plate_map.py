@@ -238,11 +238,11 @@ def _check_no_well_lacks(table: pd.DataFrame) -> None:
 
 def join_plate_map(
     known: pd.DataFrame, plate_map: pd.DataFrame
-) -> tuple[pd.DataFrame, str]:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Add to each row of ``known`` what the plate map says of its well.
 
     Rows go together by all columns that both have; wells "A1" and "A01" are one. Also
-    returned is a well of the map that has no images, and how many more there are.
+    returned are, by these columns, the wells of the map that have no images.
     """
     if "well" not in plate_map:
         raise ValueError(
@@ -274,7 +274,7 @@ def join_plate_map(
     twice = np.flatnonzero(right.duplicated(keys))
     if len(twice):
         raise ValueError(
-            f"The plate map has {_named(right, keys, twice)} twice, the second time in "
+            f"The plate map has {named(right, keys, twice)} twice, the second time in "
             f"row {twice[0]}, counted from 0: {keys} are the columns that it shares "
             "with the images. Remove a row, or add the column that tells them apart."
         )
@@ -284,13 +284,12 @@ def join_plate_map(
         for key in keys:
             _check_shared(key, left[key], right[key], again)
         raise ValueError(
-            f"The plate map lacks {_named(left, keys, lost)}, which has images: give "
+            f"The plate map lacks {named(left, keys, lost)}, which has images: give "
             f"it a row, whose other fields may be empty.{again}"
         )
     imaged = pd.MultiIndex.from_frame(left[keys])
-    unused = np.flatnonzero(~pd.MultiIndex.from_frame(right[keys]).isin(imaged))
-    unseen = _named(right, keys, unused) if len(unused) else ""
-    return joined.drop(columns="_found"), unseen
+    unused = ~pd.MultiIndex.from_frame(right[keys]).isin(imaged)
+    return joined.drop(columns="_found"), right.loc[unused, keys]
 
 
 def _well_names(table: pd.DataFrame, whose: str) -> list[str]:
@@ -379,7 +378,7 @@ def well_kinds(
         if other.any():
             lost = np.flatnonzero(other)
             why = (
-                f": {_named(wells, ['plate', 'well'], lost)} {left_out.iloc[lost[0]]}. "
+                f": {named(wells, ['plate', 'well'], lost)} {left_out.iloc[lost[0]]}. "
                 f"The column {control!r} of a treated well is to be empty, or "
                 f"{positive!r} as the controls' that compounds are to bring back."
             )
@@ -390,7 +389,7 @@ def well_kinds(
         found = wells[concentration].iloc[odd[0]]
         has = "no concentration" if pd.isna(found) else f"the concentration {found!r}"
         raise ValueError(
-            f"{_named(wells, ['plate', 'well'], odd)}, treated with "
+            f"{named(wells, ['plate', 'well'], odd)}, treated with "
             f"{given.iloc[odd[0]]!r}, has {has}: a number from 0 is needed, with a "
             "decimal point and without a unit. In a screen of one dose, any one number "
             "will do; wells of unknown dose are left out by --select."
@@ -423,7 +422,7 @@ def _check_spelling(wells: pd.DataFrame, column: str, names: Sequence[str]) -> N
         rows = np.flatnonzero(folded == _fold(name))
         if len(rows) and (values == name).any():
             raise ValueError(
-                f"{_named(wells, ['plate', 'well'], rows)}, has the {column} "
+                f"{named(wells, ['plate', 'well'], rows)}, has the {column} "
                 f"{values.iloc[rows[0]]!r}, where others have {name!r}: spell them "
                 "alike."
             )
@@ -468,10 +467,11 @@ def several_images(known: pd.DataFrame) -> tuple[str, list[str]]:
         return "", []
     others = known.columns.difference(keys, sort=False)
     differing = together[list(others)].nunique(dropna=False).gt(1).any()
-    return _named(known, keys, rows[:1]), [str(c) for c in others[differing]]
+    return named(known, keys, rows[:1]), [str(c) for c in others[differing]]
 
 
-def _named(table: pd.DataFrame, keys: list[str], rows: np.ndarray) -> str:
-    named = table[keys].iloc[rows].drop_duplicates()  # a well has several images
-    values = ", ".join(f"{key} {named[key].iloc[0]}" for key in keys)
-    return values + (f" (and {len(named) - 1} more)" if len(named) > 1 else "")
+def named(table: pd.DataFrame, keys: list[str], rows: np.ndarray) -> str:
+    """The first of some rows, by its keys, and how many more there are."""
+    found = table[keys].iloc[rows].drop_duplicates()  # a well has several images
+    values = ", ".join(f"{key} {found[key].iloc[0]}" for key in keys)
+    return values + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")

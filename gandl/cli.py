@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 import gandl  # whose classes, and with them torch, are loaded where they are used
-from gandl._cli_arguments import TOLD, complete, make_parser, tell
+from gandl._cli_arguments import TOLD, WITHOUT_IMAGES, complete, make_parser, tell
 from gandl._cli_images import (
     collect,
     names_as_text,
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     TOLD.clear()
+    WITHOUT_IMAGES.clear()
     try:
         complete(options)
         with warnings.catch_warnings():

@@ -898,12 +898,17 @@ def test_wells_without_images_and_without_controls_are_told(folder, tmp_path, ca
     of_second = plate_map["plate"] == "2"
     plate_map.loc[untreated & of_second, "disease_condition"] = None
     extra = plate_map[of_second].iloc[:1].assign(well="P24")
-    pd.concat([plate_map, extra]).to_csv(tmp_path / "map.csv", index=False)
+    third = plate_map[of_second].assign(plate="3")
+    pd.concat([plate_map, extra, third]).to_csv(tmp_path / "map.csv", index=False)
     given = ["--plate-map", tmp_path / "map.csv", *CONTROLS]
     assert run("screen", *images, *given) == 0
     error = capsys.readouterr().err
     assert "without images: experiment cobblestone-1, plate 2, well P24" in error
     assert "Plate 2 has too few wells that are controls 'infected'" in error
+    record = json.loads((tmp_path / "results" / "run.json").read_text())
+    place = extra[["experiment", "plate", "well", "site"]].to_dict("records")
+    plate = [{"experiment": "cobblestone-1", "plate": "3"}]
+    assert record["wells_without_images"] == place + plate
 
 
 @pytest.fixture
