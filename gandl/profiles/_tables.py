@@ -235,13 +235,18 @@ def _check_numbers(profiles: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         values = profiles[name].to_numpy(dtype=float, na_value=np.nan)
         if len(rows := np.flatnonzero(~np.isfinite(values))):
-            odd[name] = rows, values[rows[0]]
+            odd[name] = rows, values[rows]
     if not odd:
         return
-    name, (rows, value) = next(iter(odd.items()))
-    others = f" Missing too in: {', '.join([*odd][1:6])}." if len(odd) > 1 else ""
-    if len(odd) > 6:
-        others = f"{others[:-1]} and {len(odd) - 6} more."
+    (name, (rows, [value, *_])), *more = odd.items()
+    others = ""
+    if more:
+        is_missing = np.isnan(np.concatenate([values for _, (_, values) in more]))
+        kind = "Missing" if is_missing.all() else "Missing or infinite"
+        kind = kind if is_missing.any() else "Infinite"
+        others = f" {kind} too in: {', '.join(other for other, _ in more[:5])}."
+    if len(more) > 5:
+        others = f"{others[:-1]} and {len(more) - 5} more."
     if len(rows) == len(profiles):
         raise ValueError(
             f"No row has a number in {name!r}: leave that column out.{others}"

@@ -176,6 +176,21 @@ def test_an_index_with_names_is_metadata(images, tmp_path):
     assert not (tmp_path / "other.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([np.nan, np.nan], "Missing"),
+        ([np.inf, -np.inf], "Infinite"),
+        ([np.nan, np.inf], "Missing or infinite"),
+    ],
+)
+def test_other_features_without_numbers_are_told_as_they_are(images, values, kind):
+    images.loc[2, "gandl0"] = np.nan
+    images.loc[[3, 4], "gandl1"] = values
+    with pytest.raises(ValueError, match=rf"24\. {kind} too in: gandl1\.$"):
+        aggregate(images, "well")
+
+
 def test_missing_numbers_and_names_of_compounds_in_csv(tmp_path):
     text = "Metadata_compound,a,b\nNA,1.5,NA\ntaxol,nan,2\n"
     (tmp_path / "r.csv").write_text(text)
