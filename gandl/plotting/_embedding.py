@@ -16,8 +16,8 @@ from gandl._row_labels import labels as as_labels
 from gandl.plotting._style import (
     CATEGORIES,
     GREY,
+    in_legend,
     new_axes,
-    plain,
     sorted_categories,
 )
 
@@ -232,7 +232,7 @@ class EmbeddingDisplay:
             marker = _MARKERS[k // len(CATEGORIES) % len(_MARKERS)]
             mine = points[labels == label]
             self.ax_.scatter(
-                *mine.T, color=colour, marker=marker, label=plain(label), **style
+                *mine.T, color=colour, marker=marker, label=in_legend(label), **style
             )
         n_columns = -(-len(names) // _IN_A_COLUMN)
         if new and n_columns > 1:

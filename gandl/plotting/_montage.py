@@ -10,7 +10,7 @@ import numpy as np
 
 from gandl.images import ImageCollection
 from gandl.images._intensity import check_finite
-from gandl.plotting._style import new_grid, plain, shortened
+from gandl.plotting._style import in_legend, new_grid, plain, shortened
 
 # Added up in a pixel; the first three are told apart by any two kinds of cones.
 _COLOURS = (
@@ -213,7 +213,7 @@ class MontageDisplay:
         if len(self.channels) == 1:
             return
         patches = [
-            Patch(facecolor=colour, edgecolor="0.5", label=plain(shortened(name)))
+            Patch(facecolor=colour, edgecolor="0.5", label=in_legend(shortened(name)))
             for colour, name in zip(self._rgb(), self.channels, strict=True)
         ]
         style = {"handles": patches, "frameon": False, "fontsize": "small"}

@@ -17,6 +17,7 @@ from gandl.plotting._style import (
     NEGATIVE,
     ORANGE,
     POSITIVE,
+    in_legend,
     new_axes,
     plain,
     shortened,
@@ -228,7 +229,7 @@ class PerturbationDisplay:
         from matplotlib.patches import Ellipse
 
         few = len(scores) < 3  # for an ellipse
-        label = plain(name) if few else None
+        label = in_legend(name) if few else None
         style = {"s": 8, "color": colour, "alpha": 0.35, "linewidths": 0}
         self.ax_.scatter(*scores.T, label=label, **style)
         if few:
@@ -245,7 +246,7 @@ class PerturbationDisplay:
                 edgecolor=colour,
                 facecolor="none",
                 lw=2,
-                label=f"{plain(name)}, 95 % ellipse",
+                label=in_legend(f"{name}, 95 % ellipse"),
             )
         )
 

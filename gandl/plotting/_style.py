@@ -71,6 +71,12 @@ def plain(text: Any) -> str:
     return str(text).replace("$", r"\$")
 
 
+def in_legend(name: Any) -> str:
+    """A name that is shown: matplotlib leaves out those that begin with "_"."""
+    text = plain(name)
+    return f" {text}" if text.startswith("_") else text
+
+
 def shortened(name: Any) -> str:
     """A name where there is little room: its beginning and its end."""
     text = str(name)

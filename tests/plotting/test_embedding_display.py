@@ -52,6 +52,13 @@ def test_categories_are_told_apart(embeddings):
     assert sum(len(c.get_offsets()) for c in display.ax_.collections) == 30
 
 
+def test_names_with_an_underscore_are_in_the_legend(embeddings):
+    labels = np.repeat(np.array(["_mock", "taxol", "_nolegend_"], dtype=object), 10)
+    display = EmbeddingDisplay.from_predictions(embeddings, labels)
+    texts = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert [text.strip() for text in texts] == ["_mock", "_nolegend_", "taxol"]
+
+
 def test_numbers_have_a_scale(embeddings):
     display = EmbeddingDisplay.from_predictions(embeddings, np.arange(30), title="dose")
     assert display.ax_.get_legend() is None

@@ -67,6 +67,14 @@ def test_titles_channels_and_scale_bar():
     display.figure_.canvas.draw()
 
 
+def test_channels_with_an_underscore_are_in_the_legend():
+    pixels = np.random.default_rng(0).integers(0, 99, size=(2, 2, 6, 6))
+    images = ImageCollection.from_array(pixels, channels=["_DNA", "_nolegend_"])
+    display = MontageDisplay.from_images(images)
+    texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
+    assert [text.strip() for text in texts] == ["_DNA", "_nolegend_"]
+
+
 def test_a_constant_stain():
     display = MontageDisplay.from_images(np.full((2, 2, 4, 4), 7))
     assert all((image == 0).all() for image in shown(display))

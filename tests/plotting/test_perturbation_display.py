@@ -135,6 +135,15 @@ def test_two_controls_of_a_kind_are_named(screen):
     assert "infected" in labels
 
 
+def test_controls_with_an_underscore_are_in_the_legend():
+    controls = {"_mock": np.eye(3)[:, :2], "_infected": np.zeros((1, 2))}
+    display = PerturbationDisplay(
+        scores=np.ones((2, 2)), controls=controls, names=None, calls=None
+    ).plot()
+    labels = {text.get_text() for text in display.ax_.get_legend().get_texts()}
+    assert {" _mock, 95 % ellipse", " _infected"} < labels
+
+
 def test_controls_are_of_two_kinds():
     controls = dict.fromkeys(["mock", "infected", "other"], np.zeros((3, 2)))
     with pytest.raises(ValueError, match=r"got \['mock', 'infected', 'other'\]"):
