@@ -15,6 +15,7 @@ _PANELS = {
     "adversarial loss": {"discriminator": (BLUE, "-"), "generator": (VERMILION, "--")},
     "R1 penalty": {"r1": (GREY, "-")},
 }
+_MANY_IMAGES = 10_000_000
 
 
 class TrainingDisplay:
@@ -112,6 +113,10 @@ class TrainingDisplay:
             at.set_ylabel(title)
             if len(losses) > 1:
                 at.legend(fontsize="small", frameon=False)
-        self.axes_[-1].set_xlabel("images seen")
-        self.axes_[-1].xaxis.set_major_formatter("{x:,.0f}")
+        # Longer numbers would stand on each other.
+        many = np.max(n_images, initial=0) >= _MANY_IMAGES
+        self.axes_[-1].set_xlabel(f"{'millions of ' if many else ''}images seen")
+        self.axes_[-1].xaxis.set_major_formatter(
+            (lambda n, _: f"{n / 1e6:g}") if many else "{x:,.0f}"
+        )
         return self

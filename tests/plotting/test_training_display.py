@@ -1,5 +1,7 @@
 """Every loss that was measured, in its panel."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,24 @@ def test_parts_that_were_left_out_have_no_panel():
     curve = {"n_images": np.array([1, 2]), "contrast": np.array([2.0, 1.0])}
     display = TrainingDisplay(loss_curve=curve).plot()
     assert [ax.get_ylabel() for ax in display.axes_] == ["contrastive loss"]
+
+
+@pytest.mark.parametrize(
+    ("n", "label", "tick"),
+    [(9_000_000, "images seen", "2,000,000"), (16e6, "millions of images seen", "2")],
+)
+def test_numbers_of_images_do_not_overlap(n, label, tick):
+    curve = {"n_images": np.linspace(1, n, 5), "contrast": np.arange(5.0)}
+    display = TrainingDisplay(loss_curve=curve).plot()
+    display.figure_.draw_without_rendering()
+    ax = display.axes_[-1]
+    assert ax.get_xlabel() == label
+    assert tick in [text.get_text() for text in ax.get_xticklabels()]
+    low, high = ax.get_xlim()
+    ticks = zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+    boxes = [text.get_window_extent() for at, text in ticks if low <= at <= high]
+    gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
+    assert min(gaps) > 0
 
 
 def test_nothing_was_trained():
