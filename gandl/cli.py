@@ -191,10 +191,11 @@ def _screen(options: argparse.Namespace) -> None:
     with new_folder(options) as out:
         model = _load(options.model) if options.model else _featurizer(options)
         images = with_plate_range(images, known, model.intensity)
-        if not options.model:
-            model.fit(images)
-        model.save(out / "model.safetensors")
+        if not options.model:  # or there is nothing to keep if it cannot embed these
+            model.fit(images).save(out / "model.safetensors")
         profiles = _profiles(model, images, known)
+        if options.model:
+            model.save(out / "model.safetensors")
         write_profiles(profiles, out / "images.parquet")
         record = make_record(options, model, images)
         _score_wells(options, out, profiles, images, record)
@@ -422,9 +423,10 @@ def _load(path: Path) -> Any:
 
 
 def _profiles(model: Any, images: ImageCollection, known: pd.DataFrame) -> pd.DataFrame:
-    model.set_params(verbose=True)  # as a model that was loaded may not be
-    names = list(model.get_feature_names_out())
-    return make_profiles(model.transform(images), known, names=names)
+    names, verbose = list(model.get_feature_names_out()), model.verbose
+    embeddings = model.set_params(verbose=True).transform(images)
+    model.set_params(verbose=verbose)  # as it is saved
+    return make_profiles(embeddings, known, names=names)
 
 
 _COMMANDS = {

@@ -258,6 +258,8 @@ def test_channels_that_are_left_out_are_told(folder, model, tmp_path, capsys):
 def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys):
     out = tmp_path / "results"
     given = ["--plate-map", folder / "metadata.csv", *CONTROLS]
+    expected = GANDLFeaturizer.load(model).set_params(verbose=False)
+    expected.save(model, overwrite=True)
     # The map has a row a site here, and the images are looked up by site too.
     arguments = [*images_of(folder), *given, "--model", model, "--pixel-size", 0.65]
     assert run("screen", *arguments, "--out", out) == 0
@@ -270,6 +272,8 @@ def test_screen_and_score_end_in_the_same_table(folder, model, tmp_path, capsys)
         "run.json",
         "wells.parquet",
     }
+    copied = GANDLFeaturizer.load(out / "model.safetensors")
+    assert copied.get_params() == expected.get_params()
     printed = capsys.readouterr().out
     assert str(out / "report.html") in printed
     compounds = pd.read_csv(out / "compounds.csv")
@@ -780,6 +784,17 @@ def test_what_was_trained_is_kept_when_scoring_fails(
     (kept,) = tmp_path.glob("results.incomplete.*")
     assert str(kept) in error
     assert (kept / "model.safetensors").is_file()
+
+
+def test_a_model_that_cannot_embed_leaves_nothing(folder, model, tmp_path, capsys):
+    before = sorted(tmp_path.iterdir())
+    images = [folder, "--pattern", PATTERN, "--model", model]
+    given = ["--plate-map", folder / "metadata.csv", *CONTROLS]
+    assert run("screen", *images, *given, "--out", tmp_path / "results") == 1
+    error = capsys.readouterr().err
+    assert "X has 3 channels, but GANDLFeaturizer was fitted on" in error
+    assert "What was done so far" not in error
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
