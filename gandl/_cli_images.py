@@ -65,6 +65,7 @@ def collect(options: argparse.Namespace) -> tuple[ImageCollection, pd.DataFrame]
             f"{first['reason']}"
         )
     known = composed(with_usual_names(images.metadata))
+    ask_as_headed(options, known)
     known = with_plate_map(known, options)
     known = with_plates(known, options)
     if options.illumination:
@@ -158,11 +159,25 @@ def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | 
     return {old: new for old, _, new in pairs}
 
 
+def ask_as_headed(options: argparse.Namespace, table: pd.DataFrame) -> None:
+    """Ask for columns as a table spells them: µ is two characters that look alike."""
+
+    def spelled_one_way(name: object) -> str:
+        return str(name).replace("\u03bc", "\u00b5")
+
+    headings = {spelled_one_way(heading): heading for heading in table}
+    for option in ("control", "compound", "concentration"):
+        name = getattr(options, option, None)
+        if name is not None and name not in table:
+            setattr(options, option, headings.get(spelled_one_way(name), name))
+
+
 def with_plate_map(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     path = getattr(options, "plate_map", None)
     if path is None:
         return known
     plate_map = read_plate_map(path, sheet=options.sheet)
+    ask_as_headed(options, plate_map)
     known = _without_told(known, plate_map, options)
     joined, unused = join_plate_map(known, plate_map)
     if len(unused):

@@ -16,6 +16,7 @@ import pandas as pd
 import gandl  # whose classes, and with them torch, are loaded where they are used
 from gandl._cli_arguments import TOLD, WITHOUT_IMAGES, complete, make_parser, tell
 from gandl._cli_images import (
+    ask_as_headed,
     collect,
     names_as_text,
     refuse_mistaken,
@@ -173,6 +174,7 @@ def _score(options: argparse.Namespace) -> None:
     features = profiles[feature_columns(profiles)]
     refuse_mistaken(features, options)
     known = composed(with_usual_names(profiles.drop(columns=list(features))))
+    ask_as_headed(options, known)
     known = with_own_plates(names_as_text(known, options), options)
     known = with_plates(with_plate_map(known, options), options)
     rows = selected(known, options)

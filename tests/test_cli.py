@@ -1166,6 +1166,23 @@ def test_concentrations_are_in_one_unit(scored, tmp_path, capsys):
     assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
 
 
+@pytest.mark.parametrize("source", ["table", "map"])
+def test_the_two_characters_of_micro_are_one(scored, tmp_path, capsys, source):
+    _, expected = score(scored, tmp_path / "expected.csv", *STATES)
+    for heading, asked, unit in [("\u00b5", "\u03bc", "\u00b5"), "\u03bc\u00b5\u03bc"]:
+        name = f"Metadata_Conc [{heading}M]"
+        table = scored.rename(columns={"Metadata_concentration": name})
+        how = [*STATES, "--concentration", f"Conc [{asked}M]", "--unit", f"{unit}M"]
+        if source == "map":
+            known = table.filter(like="Metadata_")
+            known.to_csv(tmp_path / "map.csv", index=False)
+            how += ["--plate-map", tmp_path / "map.csv"]
+            table = table.drop(columns=name)
+        status, found = score(table, tmp_path / "wells.csv", *how)
+        assert status == 0, capsys.readouterr().err
+        pd.testing.assert_frame_equal(found, expected)
+
+
 def test_cells_of_several_kinds_are_told(scored, tmp_path, capsys):
     scored["Metadata_cell_line"] = np.repeat(["HRCE", "VERO"], 24)
     assert score(scored, tmp_path / "wells.csv", *STATES)[0] == 0
