@@ -119,7 +119,7 @@ def training(arguments: argparse.Namespace, compiled: bool) -> Callable[[], Any]
     trainer, images = make_trainer(arguments, compiled)
 
     def step() -> None:
-        trainer.n_steps = 1  # which has no penalty
+        trainer.n_steps = trainer.config.adversarial_interval  # has no penalty
         trainer.step(images)
 
     return step

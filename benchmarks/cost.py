@@ -42,7 +42,7 @@ from gandl.images import ImageCollection
 
 N_SITES, N_STAINS, SIDE = 305_520, 5, 1024
 ADAM_BYTES = 28  # a weight: itself, its gradient, two moments; three of them written
-INTERVAL = 16  # steps after which penalties come round
+INTERVAL = 16  # steps of the game after which penalties come round
 
 
 @dataclass(frozen=True)
@@ -140,15 +140,22 @@ def count_step(config: GANConfig, batch: int, single_below: int = 0) -> Work:
     shape = (batch, config.n_channels, config.size, config.size)
     real = torch.zeros(shape, device="meta")
     found = Work()
-    # Of sixteen steps twelve are plain, three have the penalty of path length, and one
-    # has both.
-    for first, times in ((1, 12), (4, 3), (0, 1)):
+    # Of sixteen steps of the game twelve are plain, three have the penalty of path
+    # length, and one has both; between them are steps of contrast alone.
+    every = config.adversarial_interval
+    kinds = [(every, 12), (4 * every, 3), (0, 1), (1, INTERVAL * (every - 1))]
+    for first, times in kinds[: None if every > 1 else 3]:
         trainer.n_steps = first
         with Counter(single_below) as counter, patch.object(Adam, "step", nothing):
             trainer.step(real)
-        found = found.plus(counter.work, times / INTERVAL)
-    networks = (trainer.generator, trainer.discriminator)
-    found.weights = sum(p.numel() for n in networks for p in n.parameters())
+        found = found.plus(counter.work, times / INTERVAL / every)
+    weights = {
+        name: sum(p.numel() for g in optimizer.param_groups for p in g["params"])
+        for name, optimizer in trainer.optimizers.items()
+    }
+    found.weights = (weights["generator"] + weights["discriminator"]) // every
+    if config.contrast_learning_rate:
+        found.weights += weights["contrast"]
     found.memory += ADAM_BYTES * found.weights
     return found
 
@@ -250,15 +257,13 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     trainer = Trainer(config, 0, dtype=dtype)
     n = settings["batch_size"]
     real = torch.zeros(n, N_STAINS, size, size)
-    whole = INTERVAL if least else 1
+    whole = INTERVAL * config.adversarial_interval if least else 1
 
     def steps() -> None:
         for _ in range(whole):
             trainer.step(real)
 
     # One interval is long enough for its penalties to weigh what they do.
-    trainer.n_steps = 1
-    start = time.process_time()
     trainer.step(real)
     start = time.process_time()
     steps()

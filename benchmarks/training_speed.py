@@ -131,6 +131,7 @@ class Case:
         self.batch_size = min(settings["batch_size"], len(self.images))
         self.features = settings["features"]
         self.config = make_config(settings.__getitem__, self.images)
+        self.interval = self.config.r1_interval * self.config.adversarial_interval
         self.dtype = activation_dtype(arguments.precision, self.device)
         self.trainer = Trainer(self.config, 0, device=self.device, dtype=self.dtype)
         self.speeds: dict[str, list[float]] = {"training": [], "embedding": []}
@@ -294,11 +295,11 @@ def main() -> None:
     cases = [Case(*pair, arguments) for pair in pairs]
     for repetition in range(arguments.repetitions + 1):
         for case in cases:
-            case.measure(case.config.r1_interval if repetition else 1)
+            case.measure(case.interval if repetition else 1)
     record["cases"] = [case.record() for case in cases]
     if arguments.profile:
         for case, found in zip(cases, record["cases"], strict=True):
-            found["profile"] = case.profile(case.config.r1_interval)
+            found["profile"] = case.profile(case.interval)
             print(profile_tables(found) + "\n")
     write(record, arguments.out)
     print(f"{table(record['cases'])}\nJSON: {arguments.out}")

@@ -346,7 +346,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch-size",
         type=int,
-        help="crops in a training step (32); under torchrun, 8 or 16 a process",
+        help="crops in a training step (32); under torchrun, 16 a process",
     )
     group.add_argument("--seed", type=int, help="seed (0)")
     group.add_argument(

@@ -78,8 +78,8 @@ class GANDLFeaturizer(
         Adam's for the contrastive loss, to which correlations between the features that
         it compares are added [6]_; 0 trains by the adversarial game alone.
     adversarial_batch : int, default=None
-        Images in the adversarial game, by default half of every fourth batch, sixteen
-        at the least; 0: contrast alone, no generator. Without contrast, all images.
+        Images of a batch, by default half, sixteen at the least, in the adversarial
+        game of every fourth step; 0: no game, no generator. Without contrast, all.
     max_kimg : float, default=None
         Thousand images to train on, repeats counted. None: no limit if ``max_minutes``
         is given, else the preset's: 40, with "paper" 25000.

@@ -113,7 +113,7 @@ def test_a_fit_leaves_no_process_group(fitted):
 def test_a_batch_that_ranks_cannot_share_is_refused(fitted):
     text = fitted[2][1]["refused"]
     assert "2 ranks are to share batches of 12 (batch_size, " in text
-    assert "A batch of 32 alone will do" in text
+    assert "batch_size=32 alone will do" in text
 
 
 def test_ranks_of_other_images_or_parameters_are_refused(fitted):

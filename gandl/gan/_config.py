@@ -43,7 +43,7 @@ class GANConfig:
         Real images, and as many generated ones, in the adversarial game of a step; 0
         leaves the game and the generator's training out.
     adversarial_interval : int, default=1
-        Steps between two of the game; other intervals count steps of the game.
+        Steps from one of the game to the next; other intervals count those alone.
     contrast_learning_rate : float, default=0.02
         Adam's for the contrastive loss and the penalty on correlated projections, which
         have moments of their own; 0 leaves both out.
@@ -60,13 +60,14 @@ class GANConfig:
     augment : float or None, default=None
         Probability of augmentation in the game; None adapts it.
     augment_kimg : float, default=500.0
-        Thousand images in which adaptation can go from 0 to 1.
+        Thousand images of the game in which adaptation can go from 0 to 1.
     learning_rate : float, default=0.002
         Adam's for the adversarial game, both networks.
     warm_up : int, default=0
         Steps over which all learning rates rise; then they stay.
     ema_kimg : float, default=10.0
-        Half-life of the generator's average, in thousand images at batch 32.
+        Half-life of the generator's average, in thousand images at a batch of 32 and
+        an interval of 1; at most a twentieth of the images seen.
     average_discriminator : bool, default=False
         Whether what is kept of the discriminator is an average too, whose half-life is
         a fiftieth of the images seen.
