@@ -241,5 +241,5 @@ def check_batch(batch_size: int, adversarial_batch: int, ranks: Ranks) -> None:
             f"{ranks.size} ranks are to share batches of {batch_size} (batch_size, or "
             f"all images where they are fewer) and {adversarial_batch} images "
             f"(adversarial_batch): both are to be multiples of {step}, four images a "
-            f"rank. batch_size={4 * step} alone will do, with no fewer images than that."
+            f"rank. batch_size={4 * step} alone will do, of no fewer images than that."
         )
