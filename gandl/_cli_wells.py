@@ -17,6 +17,8 @@ PRIOR_DF = 6
 # Columns that say what concentrations are in, and columns that tell screens apart.
 UNITS = {"unit", "units", "conc_unit", "concentration_unit", "dose_unit"}
 _SCREENS = {"cell_type", "celltype", "cell_line", "cellline", "timepoint"}
+# Columns that scoring adds to those of a well.
+_ADDED = ("kind", "compound", "concentration", "left_out", "batch")
 _UNIT = re.compile(r"(?:^|[\W_])([pnµm]?M|[pnµm]g/mL)[\])]?\s*$")
 
 
@@ -293,3 +295,54 @@ def well_kinds_of(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFr
         concentration=options.concentration,
         vehicle=options.vehicle,
     )
+
+
+def with_kinds(
+    known: pd.DataFrame, kinds: pd.DataFrame, options: argparse.Namespace
+) -> pd.DataFrame:
+    """Add what `well_kinds_of` tells, and the batch of each well.
+
+    The user's columns of these names stay as "kind_given" and so on. Compounds and
+    concentrations that were asked for under their names are replaced, unless wells
+    that are not treated have a compound, by which another scoring tells them.
+    """
+    replaced = {"compound", "concentration"} & _asked_of_wells(options)
+    given = known[options.compound]
+    if (given.notna() & kinds["compound"].isna()).any():
+        replaced.discard("compound")
+    # A second one, or without_kinds would take the user's own for it.
+    replaced = {name for name in replaced if f"{name}_given" not in known}
+    # In another case, too: databases do not tell "Batch" from ours.
+    stay = replaced | (_asked_of_wells(options) - {*_ADDED})
+    own = [n for n in known if str(n).casefold() in _ADDED and n not in stay]
+    known = known.rename(columns={name: _name_given(name, known) for name in own})
+    known[kinds.columns] = kinds
+    return known.assign(batch=known["plate"])
+
+
+def without_kinds(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    """Undo `with_kinds` in a table that has been through it with these options."""
+    if not {"kind", "left_out", "batch"} <= set(known):
+        return known
+    asked = {options.control, *_asked_of_wells(options), *(options.batch or [])}
+    given: dict[str, str] = {}
+    for name in map(str, known):
+        own = re.sub("(_given)+$", "", name)
+        if own != name and own.casefold() in _ADDED and name not in asked:
+            given[own] = max(given.get(own, ""), name, key=len)
+    replaced = {"compound", "concentration"} & _asked_of_wells(options) - set(given)
+    added = {*_ADDED} - replaced
+    known = known.drop(columns=[*added], errors="ignore")
+    return known.rename(columns={name: own for own, name in given.items()})
+
+
+def _asked_of_wells(options: argparse.Namespace) -> set[str]:
+    return {options.compound, options.concentration}
+
+
+def _name_given(name: object, known: pd.DataFrame) -> str:
+    """A name for a column of the user's that is called as one of ours."""
+    given = f"{name}_given"
+    while given in known:
+        given += "_given"
+    return given

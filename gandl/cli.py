@@ -28,7 +28,13 @@ from gandl._cli_images import (
 )
 from gandl._cli_outputs import free_file, new_folder, save_model
 from gandl._cli_record import beside, make_record, write_record
-from gandl._cli_wells import PRIOR_DF, check_wells, well_kinds_of
+from gandl._cli_wells import (
+    PRIOR_DF,
+    check_wells,
+    well_kinds_of,
+    with_kinds,
+    without_kinds,
+)
 from gandl._extras import require_safetensors
 from gandl._files import whole_file
 from gandl._tables import composed, with_usual_names
@@ -174,6 +180,7 @@ def _score(options: argparse.Namespace) -> None:
     features = profiles[feature_columns(profiles)]
     refuse_mistaken(features, options)
     known = composed(with_usual_names(profiles.drop(columns=list(features))))
+    known = without_kinds(known, options)
     ask_as_headed(options, known)
     known = with_own_plates(names_as_text(known, options), options)
     known = with_plates(with_plate_map(known, options), options)
@@ -234,15 +241,7 @@ def _score_wells(
     known = with_usual_names(wells.drop(columns=names))
     kinds = well_kinds_of(known, options)
     given = known[options.compound].astype(object)
-    asked = (options.control, options.compound, options.concentration)
-    ours = {*kinds, "batch"}
-    if {"kind", "left_out", "batch"} <= set(known):  # of an earlier scoring
-        known = known.drop(columns=[*ours - set(asked)], errors="ignore")
-    # In another case, too: databases do not tell "Batch" from ours.
-    own = [n for n in known if str(n).casefold() in ours and n not in asked]
-    known = known.rename(columns={name: _name_given(name, known) for name in own})
-    known[kinds.columns] = kinds
-    known["batch"] = known["plate"]
+    known = with_kinds(known, kinds, options)
     X = wells[names].to_numpy()
     if options.positive is None:
         record["draws"] = _write_effects(options, out, X, names, known)
@@ -256,14 +255,6 @@ def _score_wells(
     left_out = left_out[left_out["left_out"] != ""]
     record["wells_left_out"] = left_out.to_dict("records")
     write_record(out / "run.json", record)
-
-
-def _name_given(name: object, known: pd.DataFrame) -> str:
-    """A name for a column of the user's that is called as one of ours."""
-    given = f"{name}_given"
-    while given in known:
-        given += "_given"
-    return given
 
 
 def _write_effects(
