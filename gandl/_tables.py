@@ -101,14 +101,36 @@ def query_rows(table: pd.DataFrame, query: str) -> np.ndarray:
         'Columns of file names and tables are text: plate == "1", or dose.astype('
         '"float") > 1. A name with blanks stands in backticks: `cell type` == "HeLa".'
     )
-    if isinstance(query, str) and (name := _text_with_number(query, table)):
-        raise ValueError(f"{query!r} compares the text {name!r} with a number. {hint}")
+    asked, columns = query, list(table)
+    if isinstance(query, str):
+        table, query = _with_greek_mu(table, query)
+        if name := _text_with_number(query, table):
+            raise ValueError(
+                f"{asked!r} compares the text {name!r} with a number. {hint}"
+            )
     try:
         return table.reset_index(drop=True).query(query).index.to_numpy()
     except Exception as error:  # pandas raises many kinds
         raise ValueError(
-            f"{query!r}: {error}. There are the columns {list(table)}. {hint}"
+            f"{asked!r}: {error}. There are the columns {columns}. {hint}"
         ) from None
+
+
+def _with_greek_mu(table: pd.DataFrame, query: str) -> tuple[pd.DataFrame, str]:
+    """Names with the Greek letter, which Python makes of the sign for micro in them."""
+
+    def greek(name: Any) -> Any:
+        return name.replace("\u00b5", "\u03bc") if isinstance(name, str) else name
+
+    def greek_name(match: re.Match[str]) -> str:
+        return match[0] if match[0][0] in "'\"" else greek(match[0])
+
+    renamed = table.rename(columns=greek)
+    if renamed.columns.has_duplicates:  # the two characters tell columns apart
+        return table, query
+    # Text in quotation marks is no name.
+    quoted = r"""`[^`]*`|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\u00b5"""
+    return renamed, re.sub(quoted, greek_name, query)
 
 
 def _text_with_number(query: str, table: pd.DataFrame) -> str | None:

@@ -140,6 +140,24 @@ def test_select(X, pixels):
     assert len(X.select("plate != '7'")) == len(X.select("dose != 7")) == len(X)
 
 
+@pytest.mark.parametrize("asked", ["\u00b5", "\u03bc"])
+@pytest.mark.parametrize("heading", ["\u00b5", "\u03bc"])
+def test_select_by_either_character_of_micro(pixels, heading, asked):
+    unit, text = [f"{heading}M", "nM"] * 12, ["1", "2"] * 12
+    dose, log = np.arange(24), np.arange(24) / 2
+    names = [f"dose_{heading}M", f"dose ({heading}M)", "unit", f"text_{heading}"]
+    metadata = dict(zip(names, (dose, log, unit, text), strict=True))
+    X = ImageCollection.from_array(pixels, metadata=metadata)
+    assert len(X.select(f"dose_{asked}M > 20")) == 3
+    assert len(X.select(f"`dose_{asked}M` > 20 and unit == '{heading}M'")) == 1
+    assert len(X.select(f"`dose ({asked}M)` > 11")) == 1
+    assert len(X.select(f"unit == '{asked}M'")) == (12 if asked == heading else 0)
+    with pytest.raises(ValueError, match="with a number"):
+        X.select(f"text_{asked} > 1")
+    with pytest.raises(ValueError, match=f"columns .'dose_{heading}M'"):
+        X.select("none > 1")
+
+
 @pytest.mark.parametrize("size", [1, 4, 5, (12, 10), (7, 3)])
 @pytest.mark.parametrize("stride", [None, 1, 2])
 def test_tiles_against_a_naive_loop(X, pixels, size, stride):
