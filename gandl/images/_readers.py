@@ -243,8 +243,8 @@ def tell_doubtful(path: str) -> None:
         warn(
             f"{path!r} calls its last channel alpha, which is how opaque a picture is: "
             "it is taken for a channel like the others. If it is a stain, name all by "
-            "`channels` (--channels); if not, leave it out by X.with_channels, or save "
-            "the files without it."
+            "`channels`; if not, leave it out by X.with_channels, or save the files "
+            "without it."
         )
 
 
