@@ -172,6 +172,8 @@ class _Work:
                 f"metadata has {len(known)} rows for {len(images)} images."
             )
         check_order_of_images(known, len(images), "metadata")
+        if any(name is not None for name in known.index.names):  # as profiles have them
+            known = make_profiles(np.empty((len(known), 0)), known, names=[])
         # Not the state that training continues from, several times the weights.
         self.featurizer = copy.copy(featurizer)
         self.featurizer.__dict__.pop("training_state_", None)

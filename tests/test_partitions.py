@@ -89,6 +89,17 @@ def test_metadata_of_rows_in_another_order_is_refused(featurizer, X, folder):
         embed(featurizer, X, folder, metadata=table)
 
 
+def test_names_in_the_index_of_metadata_stay(featurizer, X, folder):
+    indexed = X.metadata.set_index("plate")
+    embed(featurizer, X, folder, metadata=indexed)
+    expected = whole(featurizer, X)
+    assert_frame_equal(read_profiles(folder), expected, check_like=True)
+    numbered = X.metadata.rename_axis(index="number")
+    embed(featurizer, X, folder.with_name("numbered"), metadata=numbered)
+    found = read_profiles(folder.with_name("numbered"))
+    assert found["Metadata_number"].tolist() == list(range(N))
+
+
 def test_metadata_of_polars(featurizer, X, folder):
     polars = pytest.importorskip("polars")
     embed(featurizer, X, folder, metadata=polars.from_pandas(X.metadata))

@@ -54,8 +54,9 @@ def list_table(
         channels, columns = list(path), list(path.values())
     elif not isinstance(path, str) and channels is None:
         channels = columns
+    if isinstance(table, pd.DataFrame):
+        table = with_index(table)
     _check_table(table, columns)
-    table = with_index(table)
     _refuse_rows_of_channels(table, columns)
     # Worker processes may have another working directory: absolute paths.
     folder = os.path.abspath("" if root is None else os.fsdecode(root))

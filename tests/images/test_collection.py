@@ -336,6 +336,11 @@ def test_an_index_with_names_is_metadata(pixels, folder, table):
     for on_error in ("raise", "skip"):
         X = ImageCollection.from_table(indexed, root=folder, on_error=on_error)
         pd.testing.assert_frame_equal(X.metadata, expected, check_like=True)
+    X = ImageCollection.from_table(table.set_index("path"), root=folder)
+    pd.testing.assert_frame_equal(X.metadata, expected)
+    headless = expected.set_axis(range(expected.shape[1]), axis=1).set_index(1)
+    X = ImageCollection.from_array(pixels, metadata=headless)
+    assert X.metadata[1].tolist() == expected.iloc[:, 1].tolist()
     wells = pd.Index(["A01", "A02"], name="Well")
     X = ImageCollection.from_array(pixels[:2], metadata=pd.DataFrame(index=wells))
     plate_map = pd.DataFrame({"compound": ["DMSO", "taxol"]}, index=wells)
