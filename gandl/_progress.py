@@ -104,6 +104,7 @@ class TrainingProgress:
         self.n_before = getattr(estimator, "n_images_seen_", 0)
         self.fraction_before = 0.0
         self.n_ticks = 0
+        self.losses: dict[str, float] = {}
 
     def update(
         self, fraction: float, n_images: int, losses: dict[str, float], augment_p: float
@@ -112,7 +113,8 @@ class TrainingProgress:
         seconds = time.perf_counter() - self.start
         speed = (n_images - self.n_before) / max(seconds, 1e-9)
         left = seconds * (1 - fraction) / max(fraction - self.fraction_before, 1e-9)
-        self.line(fraction, _text(n_images, speed, left, losses, augment_p))
+        self.losses |= losses  # not every step has all of them
+        self.line(fraction, _text(n_images, speed, left, self.losses, augment_p))
         stop = False
         while self.n_ticks < int(fraction * N_TICKS):
             self.n_ticks += 1

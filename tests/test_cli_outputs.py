@@ -11,7 +11,7 @@ from gandl import GANDLFeaturizer
 from gandl._cli_arguments import tell
 from gandl._cli_outputs import free_file, new_folder, save_model
 from gandl._files import whole_file
-from gandl._progress import progress_line
+from gandl._progress import TrainingProgress, progress_line
 from gandl.cli import main
 
 
@@ -100,6 +100,16 @@ def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch):
     line = progress_line(True)
     line(0.5, "half")
     line.close()
+
+
+def test_losses_stay_in_the_line_where_steps_have_none(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    progress = TrainingProgress(object(), None, verbose=True)
+    game = {"discriminator": 1.25, "generator": 0.75}
+    progress.update(0.1, 8, {"contrast": 2.0} | game, 0.0)
+    progress.update(0.2, 16, {"contrast": 1.0}, 0.0)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "contrast 1.00 D 1.25 G 0.75" in last
 
 
 @pytest.fixture(scope="module")
