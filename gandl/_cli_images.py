@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,13 @@ def selected(known: pd.DataFrame, options: argparse.Namespace) -> np.ndarray:
 
 def _from_files(files: FileTable, options: argparse.Namespace) -> ImageCollection:
     """As `ImageCollection.from_folder` does, and tell of channels that are left out."""
-    if files.unused:
-        tell(f"Channels that --channels leaves out: {', '.join(files.unused)}.")
+    _tell_left_out(files.unused)
     return ImageCollection._from_files(files, BYTE_LIMIT, options.on_error)
+
+
+def _tell_left_out(names: Sequence[str]) -> None:
+    if names:
+        tell(f"Channels that --channels leaves out: {', '.join(names)}.")
 
 
 def _from_ome(
@@ -135,10 +139,15 @@ def _from_table(source: Path, options: argparse.Namespace) -> ImageCollection:
                 "--channels of a table renames columns of --path, where each channel "
                 f"is a file, and {unknown[0]!r} is none of these: {columns}."
             )
+        _tell_left_out([name for name in columns if name not in names])
         path, names = {new: old for old, new in names.items()}, None
     how["on_error"] = options.on_error
     images = ImageCollection.from_table(table, path=path, root=root, **how)
-    return images.with_channels(names) if names else images
+    if not names:
+        return images
+    chosen = images.with_channels(names)
+    _tell_left_out([name for name in images.channels if name not in names])
+    return chosen
 
 
 def _channel_names(options: argparse.Namespace) -> list[str] | dict[str, str] | None:

@@ -241,11 +241,17 @@ def test_channels_that_are_left_out_are_told(folder, model, tmp_path, capsys):
     pd.DataFrame(named).to_csv(table, index=False)
     some = {"wells": images_of(folder), "table": [table, "--root", folder]}
     some["table"] += ["--channels", "DNA", "actin"]
+    paths = tmp_path / "wide.csv"
+    wide = pd.DataFrame(named).set_axis([*channels.values()], axis=1)
+    wide.to_csv(paths, index=False)
+    given = [paths, "--root", folder, "--path", *channels.values(), "--channels"]
+    some["paths"] = [*given, "DNA", "actin"]
+    some["renamed"] = [*given, "ER=DNA", "actin=actin"]
+    of_each = {"wells": "2", "table": "ER", "paths": "ER", "renamed": "DNA"}
     for name, images in some.items():
         out = tmp_path / f"{name}.csv"
         assert run("embed", model, *images, "--out", out) == 0
-        left_out = "ER" if name == "table" else "2"
-        told = f"Channels that --channels leaves out: {left_out}."
+        told = f"Channels that --channels leaves out: {of_each[name]}."
         assert told in capsys.readouterr().err.splitlines()
         record = json.loads((tmp_path / f"{name}.csv.run.json").read_text())
         assert told in record["told"]
