@@ -156,8 +156,8 @@ class GANDLFeaturizer(
     n_images_seen_ : int
         Images trained on, repeats counted.
     loss_curve_ : dict of str to ndarray
-        Means of the losses over about a hundredth of the training each, and
-        "n_images", at which they end. With 256 images or more and a generator also,
+        Means of the losses over about a hundredth of the training each, NaN of none,
+        and "n_images", at which they end. With 256 images or more and a generator,
         every tenth of it, "diversity", the mean distance of two generated images in
         units of that of two real ones, "sign", the mean sign of the discriminator's
         logits of images trained on (r_t in [5]_), and "overfitting": where, between
