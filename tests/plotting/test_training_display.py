@@ -21,8 +21,11 @@ def test_losses_of_a_fit():
     assert set(lines) == {"contrast", "discriminator", "generator", "r1"}
     curve = model.loss_curve_
     np.testing.assert_array_equal(
-        lines["generator"].get_xydata(), np.c_[curve["n_images"], curve["generator"]]
+        lines["contrast"].get_xydata(), np.c_[curve["n_images"], curve["contrast"]]
     )
+    # The game is played now and then, and its penalty comes more seldom still.
+    assert len(lines["generator"].get_xydata()) == 4
+    assert not np.isnan(lines["generator"].get_ydata()).any()
     assert not np.isnan(lines["r1"].get_ydata()).any()
 
 
