@@ -143,8 +143,10 @@ def count_step(config: GANConfig, batch: int, single_below: int = 0) -> Work:
     # Of sixteen steps of the game twelve are plain, three have the penalty of path
     # length, and one has both; between them are steps of contrast alone.
     every = config.adversarial_interval
-    kinds = [(every, 12), (4 * every, 3), (0, 1), (1, INTERVAL * (every - 1))]
-    for first, times in kinds[: None if every > 1 else 3]:
+    kinds = [(every, 12), (4 * every, 3), (0, 1)]
+    if every > 1:
+        kinds.append((1, INTERVAL * (every - 1)))
+    for first, times in kinds:
         trainer.n_steps = first
         with Counter(single_below) as counter, patch.object(Adam, "step", nothing):
             trainer.step(real)
