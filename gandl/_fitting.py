@@ -118,17 +118,19 @@ class Guard:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.tick, self.n_seen = trainer, 0, 0
+        self.trainer, self.tick, self.n_seen, self.last = trainer, 0, 0, 0
         self.good = to_arrays(trainer.state())
 
     def state(self) -> dict[str, Any]:
         """Return all that later looks depend on."""
-        return {"good": self.good, "tick": self.tick, "n_seen": self.n_seen}
+        names = ("good", "tick", "n_seen", "last")
+        return {name: getattr(self, name) for name in names}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         self.good = to_arrays(state["good"])
         self.tick, self.n_seen = state["tick"], state["n_seen"]
+        self.last = state["last"]
 
     def look(self, n_steps: int, tick: int) -> None:
         """Watch, if it is time to; where training ends, `end` tells instead."""
@@ -138,15 +140,19 @@ class Guard:
     def watch(self, tick: int) -> None:
         """Look at the steps since the last time; remembers a good state a tick."""
         trainer = self.trainer
-        n, _ = trainer.dropped()
+        n, names = trainer.dropped()
         finite = trainer.is_finite() if n or tick != self.tick else True
         if n == self.n_seen and finite:
-            trainer.forget_dropped()
-            self.n_seen = 0
+            # R1 has many steps between its own: until the next, it is not forgotten.
+            period = trainer.config.r1_interval * trainer.config.adversarial_interval
+            n_since = trainer.n_steps - self.last
+            if "discriminator" not in names or n_since >= period:
+                trainer.forget_dropped()
+                self.n_seen = 0
             if tick != self.tick:
                 self.tick, self.good = tick, to_arrays(trainer.state())
             return
-        self.n_seen = n
+        self.n_seen, self.last = n, trainer.n_steps
         if finite and n < _REPEATED:
             return
         seen, remedy = self._words()

@@ -258,7 +258,8 @@ def _train(
         )
         monitor = Monitor(trainer, *crops)
     batch_size = min(featurizer._resolve("batch_size"), len(rows))
-    check_batch(batch_size, featurizer.config_.adversarial_batch, ranks)
+    in_game = min(featurizer.config_.adversarial_batch, batch_size)
+    check_batch(batch_size, in_game, ranks)
     n_steps = math.ceil(n_images / batch_size)
     if state:
         had_ended = position.fraction >= 1

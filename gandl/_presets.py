@@ -125,7 +125,8 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
     """Networks and constants for images; ``parameter`` looks a parameter up by name."""
     size = _training_size(parameter("image_size"), images)
     batch_size = min(parameter("batch_size"), len(images))
-    in_game = _game_size(parameter, batch_size)
+    # Of whole batches, which later images may fill.
+    in_game = _game_size(parameter, parameter("batch_size"))
     gamma, augment = parameter("r1_gamma"), parameter("augment")
     base = parameter("channel_base")
     if base is None:  # the stains and their detail pass through the first maps
@@ -162,7 +163,9 @@ def make_config(parameter: Callable[[str], Any], images: ImageCollection) -> GAN
         adversarial_batch=in_game,
         adversarial_interval=interval,
         r1_gamma=(
-            0.0002 * size**2 / (in_game or batch_size) if gamma == "auto" else gamma
+            0.0002 * size**2 / (min(in_game, batch_size) or batch_size)
+            if gamma == "auto"
+            else gamma
         ),
         augment=None if augment == "adaptive" else float(augment),
         **{name: parameter(name) for name in same},

@@ -62,11 +62,9 @@ class GANDLFeaturizer(
     image_size : int, default=None
         Height and width, in pixels, of the crops trained on: a power of two from 32 to
         1024. None: the largest not above the images' height and width, within 32 to
-        64. Larger images are embedded by tiles; smaller ones are surrounded by
-        darkness.
+        64. Larger images are embedded by tiles; smaller ones are padded by darkness.
     image_shape : tuple of 3 int, default=None
-        Channels, height and width of the images when X has flat rows. None: one
-        square channel.
+        Channels, height and width of flat rows of X. None: one square channel.
     intensity : {"dataset", "image", "plate"}, default="dataset"
         What the range of a channel, from its 0.1 to its 99.9 percentile, is of.
         "dataset": the images of ``fit``, which warns if plates differ twofold; "image":
@@ -79,7 +77,7 @@ class GANDLFeaturizer(
         it compares are added [6]_; 0 trains by the adversarial game alone.
     adversarial_batch : int, default=None
         Images of a batch, by default half, sixteen at the least, in the adversarial
-        game of every fourth step; 0: no game, no generator. Without contrast, all.
+        game of every fourth step; 0: no game. Without contrast: all, in every step.
     max_kimg : float, default=None
         Thousand images to train on, repeats counted. None: no limit if ``max_minutes``
         is given, else the preset's: 40, with "paper" 25000.
@@ -113,9 +111,9 @@ class GANDLFeaturizer(
     latent_dim, n_mapping_layers : int, default=None
         Length of latents and styles, and layers of the mapping network.
     channel_base, channel_max : int, default=None
-        Feature maps at a resolution: ``channel_base / resolution``, at most
-        ``channel_max``. By default a base of 1024, or 16 times a larger ``image_size``;
-        "auto" is StyleGAN2's: 16384, above 256 pixels 32768.
+        Feature maps at a resolution: ``channel_base / resolution``, by default twice
+        that in the generator, at most ``channel_max``. Default base: 1024, or 16 times
+        a larger ``image_size``; "auto": StyleGAN2's 16384, above 256 pixels 32768.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Type of activations; the rest is float32. "auto": bfloat16 where it is faster.
         By whitening, rounding shifts some features by about a standard deviation: name
@@ -137,6 +135,8 @@ class GANDLFeaturizer(
     whitening_ : dict of str to tuple of 2 ndarray
         For each choice of ``features`` that is whitened, the mean that is subtracted
         and the matrix multiplied with; empty if not ``whiten`` nor ``memory``.
+    n_whitening_crops_ : int
+        Crops that these were measured on.
     intensity_range_ : ndarray of shape (n_channels_in_, 2) or None
         Intensities that become -1 and 1; None unless ``intensity="dataset"``.
     n_channels_in_ : int
@@ -156,13 +156,13 @@ class GANDLFeaturizer(
     n_images_seen_ : int
         Images trained on, repeats counted.
     loss_curve_ : dict of str to ndarray
-        Means of the losses over about a hundredth of the training each, NaN of none,
-        and "n_images", at which they end. With 256 images or more and a generator,
-        every tenth of it, "diversity", the mean distance of two generated images in
-        units of that of two real ones, "sign", the mean sign of the discriminator's
-        logits of images trained on (r_t in [5]_), and "overfitting": where, between
-        images trained on, 0, and generated ones, 1, the discriminator sees 32 images
-        kept for this (r_v in [5]_). Low diversity and high overfitting warn.
+        Means of the losses, "contrast" with its penalty, over a hundredth of the
+        training each, NaN of none, and "n_images", at which they end. With 256 images
+        or more and a generator, every tenth of it, "diversity", the mean distance of
+        two generated images over that of two real ones, "sign", the mean sign of the
+        discriminator's logits of images trained on (r_t in [5]_), and "overfitting":
+        where the discriminator sees 32 images kept for this, from images trained on, 0,
+        to generated ones, 1 (r_v in [5]_). Low diversity and high overfitting warn.
     augment_p_ : float
         Probability of augmentation at the end.
     training_state_ : dict

@@ -807,6 +807,14 @@ def test_several_bad_steps_take_training_back(images, monkeypatch):
     assert all(np.isfinite(weight).all() for weight in fitted.weights_.values())
 
 
+def test_a_penalty_that_is_never_finite_is_an_error(images):
+    with (
+        pytest.warns(ConvergenceWarning, match=r"2 steps \(of discriminator\)"),
+        pytest.raises(FloatingPointError, match=r"diverged: .*\(of discriminator\)"),
+    ):
+        tiny(max_kimg=1.8, r1_gamma=1e39).fit(images)
+
+
 def test_one_bad_batch_is_no_repetition(images, monkeypatch):
     right = gandl.gan.Trainer.step
 
@@ -827,6 +835,20 @@ def test_bad_steps_at_the_end_do_not_undo_the_training(images, monkeypatch):
     name = "discriminator.conv.weight"
     moved = np.abs(fitted.weights_[name] - start.weights_[name]).mean()
     assert moved > np.abs(undisturbed.weights_[name] - fitted.weights_[name]).mean()
+
+
+def test_all_later_images_play_where_the_first_were_few(images, monkeypatch):
+    first = tiny(preset="paper").partial_fit(images[:4])
+    played, right = [], Trainer._update_discriminator
+
+    def update(trainer, real, fake):
+        played.append(len(real))
+        return right(trainer, real, fake)
+
+    monkeypatch.setattr(Trainer, "_update_discriminator", update)
+    before = first.n_images_seen_
+    first.partial_fit(images)
+    assert sum(played) == first.n_images_seen_ - before
 
 
 def test_bad_steps_in_partial_fit_are_told(images, monkeypatch):

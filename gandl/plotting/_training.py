@@ -11,7 +11,7 @@ from gandl.plotting._style import BLUE, GREEN, GREY, VERMILION, new_grid
 
 # Losses of one panel, with their colours and line styles; None of them, no panel.
 _PANELS = {
-    "contrastive loss": {"contrast": (GREEN, "-")},
+    "contrast and its penalty": {"contrast": (GREEN, "-")},
     "adversarial loss": {"discriminator": (BLUE, "-"), "generator": (VERMILION, "--")},
     "R1 penalty": {"r1": (GREY, "-")},
 }
@@ -45,7 +45,7 @@ class TrainingDisplay:
     >>> from gandl.plotting import TrainingDisplay
     >>> curve = {"n_images": np.arange(1, 4) * 320, "contrast": np.array([3.0, 2, 1])}
     >>> TrainingDisplay(loss_curve=curve).plot().axes_[0].get_ylabel()
-    'contrastive loss'
+    'contrast and its penalty'
     """
 
     def __init__(self, *, loss_curve: dict[str, np.ndarray]) -> None:

@@ -39,7 +39,7 @@ class TypicalVariationNormalizer(
     shrinkage : float, default=0.5
         What is added to the diagonal of a batch's covariance of whitened controls
         before the batch is aligned with it: large values leave each batch's shape as
-        it is, 0 makes each batch's covariance the identity.
+        it is, 0 makes all batches' covariances one multiple of the identity.
 
     Attributes
     ----------

@@ -63,7 +63,8 @@ class HitCaller(BaseEstimator):
     and between batches (analysis of variance; between is taken for that of means of
     controls at the least), where m is the number of batches that replicates lie on;
     spread over all of them they share what controls share. Batches count alike: the
-    mean is that of their means, and N is as many controls as would make it as sure.
+    mean is that of their means, and N is as many controls as would make it as sure,
+    but for the degrees of freedom, which stay those of all controls.
     With a single control a batch, no two wells of one are known to differ, and
     replicates count by batches.
 

@@ -81,9 +81,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     The temperature is that at which the examples, each left out of prototype and
     covariance, are most probable, all classes with the same weight; probabilities are
-    held against ``(n_k + 1) / (n_k + n_classes)`` in place of 1, so that few examples
-    do not make for certainty [4]_. As long as no class has two examples, it is the
-    mean squared distance of two prototypes.
+    held against ``(N + 1) / (N + n_classes)`` in place of 1, N the examples of classes
+    that have two or more, so that few do not make for certainty [4]_. As long as no
+    class has two examples, it is the mean squared distance of two prototypes.
 
     Put a `sklearn.preprocessing.StandardScaler` before, unless all dimensions are of
     one unit, as those of whitened embeddings of the featurizer are.
@@ -212,7 +212,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n,)
-            The class of the nearest prototype.
+            The most probable class.
         """
         nearest = self._scores(X).argmax(axis=1)
         return self.classes_[nearest]

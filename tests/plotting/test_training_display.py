@@ -16,7 +16,7 @@ def test_losses_of_a_fit():
     ).fit(images)
     display = TrainingDisplay.from_estimator(model)
     labels = [ax.get_ylabel() for ax in display.axes_]
-    assert labels == ["contrastive loss", "adversarial loss", "R1 penalty"]
+    assert labels == ["contrast and its penalty", "adversarial loss", "R1 penalty"]
     lines = {line.get_label(): line for ax in display.axes_ for line in ax.get_lines()}
     assert set(lines) == {"contrast", "discriminator", "generator", "r1"}
     curve = model.loss_curve_
@@ -32,7 +32,7 @@ def test_losses_of_a_fit():
 def test_parts_that_were_left_out_have_no_panel():
     curve = {"n_images": np.array([1, 2]), "contrast": np.array([2.0, 1.0])}
     display = TrainingDisplay(loss_curve=curve).plot()
-    assert [ax.get_ylabel() for ax in display.axes_] == ["contrastive loss"]
+    assert [ax.get_ylabel() for ax in display.axes_] == ["contrast and its penalty"]
 
 
 @pytest.mark.parametrize(
