@@ -106,12 +106,12 @@ def make_parser() -> argparse.ArgumentParser:
         dest="command", required=True, metavar="command", parser_class=_Command
     )
 
-    fit = _command(commands, "fit", "train a model on images", _EXAMPLES["fit"])
+    fit = _command(commands, "fit", "train a model on images")
     _add_images(fit)
     _add_training(fit)
     _add_out(fit, "file of the model, such as model.safetensors")
 
-    embed = _command(commands, "embed", "embed images by a model", _EXAMPLES["embed"])
+    embed = _command(commands, "embed", "embed images by a model")
     embed.add_argument("model", type=Path, help="file of gandl fit or screen")
     _add_images(embed)
     _add_plate_map(embed)
@@ -128,9 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
         "folder",
     )
 
-    score = _command(
-        commands, "score", "score compounds by embeddings", _EXAMPLES["score"]
-    )
+    score = _command(commands, "score", "score compounds by embeddings")
     score.add_argument("profiles", type=Path, help="table or folder of gandl embed")
     _add_select(score)
     _add_batch(score)
@@ -138,12 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_scoring(score)
     _add_out(score, "folder of tables and report")
 
-    screen = _command(
-        commands,
-        "screen",
-        "all of it: train, embed, score, report",
-        _EXAMPLES["screen"],
-    )
+    screen = _command(commands, "screen", "all of it: train, embed, score, report")
     _add_images(screen)
     _add_plate_map(screen)
     _add_scoring(screen)
@@ -151,7 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
     screen.add_argument("--model", type=Path, help="do not train, take this model")
     _add_out(screen, "folder of model, tables and report")
 
-    generate = _command(commands, "generate", "draw images", _EXAMPLES["generate"])
+    generate = _command(commands, "generate", "draw images")
     generate.add_argument("model", type=Path, help="file of gandl fit or screen")
     generate.add_argument("-n", type=int, default=16, help="how many (16)")
     generate.add_argument(
@@ -183,14 +176,12 @@ _EXAMPLES = {
 }
 
 
-def _command(
-    commands: Any, name: str, text: str, example: str
-) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
-        epilog=f"example:{example}",
+        epilog=f"example:{_EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

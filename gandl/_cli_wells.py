@@ -31,16 +31,14 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
     check_sites(known, options)
     _check_alike(known, options)
     wells = known[["plate", "well"]].assign(**kinds).drop_duplicates(["plate", "well"])
-    n_negative: dict[str, int] = {}
-    for plate, mine in wells.groupby("plate"):
-        n = int((mine["kind"] == options.negative).sum())
+    n_negative = (wells["kind"] == options.negative).groupby(wells["plate"]).sum()
+    for plate, n in n_negative.items():
         if n < 3:  # a standard deviation of two values is none
             raise ValueError(
                 f"Plate {plate} has too few wells that are controls "
                 f"{options.negative!r}: {n}. A plate needs three; others can be left "
                 "out by --select."
             )
-        n_negative[str(plate)] = n
     treated = wells[wells["compound"].notna()]
     treated = treated.assign(
         concentration=equal_doses(treated["concentration"].to_numpy())
@@ -82,7 +80,7 @@ def check_wells(known: pd.DataFrame, options: argparse.Namespace) -> None:
 def _check_curves(
     wells: pd.DataFrame,
     treated: pd.DataFrame,
-    n_negative: dict[str, int],
+    n_negative: pd.Series,
     options: argparse.Namespace,
 ) -> None:
     """Tell of plates with few controls, and of compounds with few concentrations."""
@@ -95,14 +93,13 @@ def _check_curves(
             f"Too few wells are controls {options.positive!r}: {is_positive.sum()} on "
             "all plates. Scores take three at least; without any, leave out --positive."
         )
-    for plate, mine in is_positive.groupby(wells["plate"]):
-        n = mine.sum()
+    for plate, n in is_positive.groupby(wells["plate"]).sum().items():
         if n < 2:
             tell(
                 f"Plate {plate} has too few wells that are controls "
                 f"{options.positive!r} to say whether its controls separate: {n}."
             )
-    if told := few_controls(pd.Series(n_negative), PRIOR_DF):
+    if told := few_controls(n_negative, PRIOR_DF):
         tell(told)
     doses = treated.groupby("compound", sort=False)["concentration"]
     # Untreated controls of their plates are one more dose, zero.
