@@ -126,7 +126,8 @@ def with_files(X: Any) -> Any:
     with suppress(ImportError):  # polars goes by pyarrow
         table = as_pandas(X)
     if isinstance(table, pd.DataFrame) and _holds_paths(table):
-        return _from_paths(table)
+        path = "path" if "path" in table else list(table.columns)
+        return ImageCollection.from_table(table, path=path)
     return X
 
 
@@ -162,12 +163,6 @@ def _holds_paths(table: pd.DataFrame) -> bool:
             for value in table[column].iloc[:1]
         )
     )
-
-
-def _from_paths(table: pd.DataFrame) -> ImageCollection:
-    if "path" in table:
-        return ImageCollection.from_table(table, path="path")
-    return ImageCollection.from_table(table, path=list(table.columns))
 
 
 def _from_rows(estimator: Any, X: Any, *, reset: bool) -> ImageCollection:

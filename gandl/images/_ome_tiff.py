@@ -118,7 +118,9 @@ def _images(path: str, name: str, planes: Planes, seen: set[str]) -> Iterator[Om
         seen.update((path, source), other_files(source, root))
         first = source
         if source.lower().endswith(_XML_ENDS):
-            first = _first_file(source, root)
+            first = next(other_files(source, root), "")
+            if not first:
+                raise ValueError("its OME-XML names no TIFF file")
         check_directories(first)
         with tifffile.TiffFile(first, omexml=xml) as tif:
             check_announced(tif)
@@ -167,12 +169,6 @@ def _parsed(xml: str) -> ElementTree.Element:
         return parse_xml(xml)
     except ElementTree.ParseError as exc:
         raise ValueError(f"its OME-XML is broken: {exc}") from exc
-
-
-def _first_file(companion: str, root: ElementTree.Element) -> str:
-    for path in other_files(companion, root):
-        return path
-    raise ValueError("its OME-XML names no TIFF file")
 
 
 def _series(

@@ -21,7 +21,6 @@ from gandl.images._readers import REMEDY, named, read_planes
 from gandl.images._state import Packed
 
 Reader = Callable[[int], np.ndarray]
-AS_IS = Planes()
 
 
 class Source(Protocol):
@@ -165,9 +164,9 @@ class FileSource(Packed):
         cls,
         paths: np.ndarray,
         byte_limit: int,
-        inside: Planes = AS_IS,
-        among: Planes = AS_IS,
-        channels: Names | None = None,
+        inside: Planes,
+        among: Planes,
+        channels: Names | None,
     ) -> FileSource:
         paths = paths.reshape(*paths.shape[:2], *(paths.shape[2:] or (1, 1)))
         flat = paths.ravel().tolist()

@@ -305,35 +305,22 @@ class ChannelAdapter(
 
     def _learn_map(self, places: Sequence[int | None], featurizer: Any) -> None:
         """The linear map from channels of X to those that the featurizer knows."""
-        to_unit, at_zero = self._unit_map(places)
-        present = [k for k, place in enumerate(places) if place is not None]
-        weights, offsets = np.zeros_like(to_unit), np.zeros(len(places))
-        known = np.tile([0.0, 1.0], (len(places), 1))
-        if featurizer is not None and not _scales_itself(featurizer):
-            known = featurizer.intensity_range_
-        if _scales_itself(featurizer):
-            for k in present:
-                weights[k, places[k]] = 1.0
-        else:
-            weights[present], offsets[present] = to_unit[present], at_zero[present]
-        if self.missing == "mean":
-            lacking = [k for k in range(len(places)) if k not in present]
-            weights[lacking] = to_unit[present].mean(axis=0)
-            offsets[lacking] = at_zero[present].mean()
-        low, height = known[:, 0], known[:, 1] - known[:, 0]
-        self.weights_ = weights * height[:, None]
-        self.offsets_ = offsets * height + low
-
-    def _unit_map(self, places: Sequence[int | None]) -> tuple[np.ndarray, np.ndarray]:
-        """The same to the range from 0 to 1; 0 for channels without any range."""
+        plays = np.array([[k == p for k in range(self.n_channels_in_)] for p in places])
+        lacking = ~plays.any(axis=1)
+        # To the range from 0 to 1; to 0 for channels without any range.
         low, high = self.intensity_range_.T
-        width = high - low
-        slope = np.divide(1.0, width, out=np.zeros(len(places)), where=width > 0)
-        weights = np.zeros((len(places), self.n_channels_in_))
-        for k, place in enumerate(places):
-            if place is not None:
-                weights[k, place] = slope[k]
-        return weights, np.where(slope > 0, -low * slope, 0.0)
+        slope = np.divide(1.0, high - low, out=np.zeros(len(places)), where=high > low)
+        weights, offsets = plays * slope[:, None], np.where(slope > 0, -low * slope, 0)
+        mean = weights[~lacking].mean(axis=0), offsets[~lacking].mean()
+        if _scales_itself(featurizer):
+            weights, offsets = plays.astype(np.float64), np.zeros(len(places))
+        if self.missing == "mean":
+            weights[lacking], offsets[lacking] = mean
+        if featurizer is not None and not _scales_itself(featurizer):
+            low, high = featurizer.intensity_range_.T
+            weights, offsets = weights * (high - low)[:, None], offsets * (high - low)
+            offsets += low
+        self.weights_, self.offsets_ = weights, offsets
 
 
 def _scales_itself(featurizer: Any) -> bool:
