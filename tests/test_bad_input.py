@@ -8,6 +8,7 @@ import re
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -164,14 +165,6 @@ def test_a_file_without_permission(tmp_path):
         os.seteuid(before)
 
 
-def test_a_file_that_changes_during_the_run(tmp_path):
-    tiff(tmp_path / "a.tif")
-    X = ImageCollection.from_folder(tmp_path, "{site}.tif")
-    tiff(tmp_path / "a.tif", np.zeros((64, 64), "uint16"))
-    with pytest.raises(ValueError, match=r"a\.tif' has changed since"):
-        np.asarray(X)
-
-
 def images(n=12, dtype="uint16"):
     rng = np.random.default_rng(0)
     return rng.integers(0, 4096, (n, 2, 32, 32)).astype(dtype)
@@ -190,7 +183,10 @@ ARRAYS = {
     "no images": (images(0), r"0 sample\(s\)"),
     "one dimension less": (images()[:, 0], r"4 dimensions, got 3.*X\[:, None\]"),
     "one more": (images()[None], "4 dimensions, got 5"),
-    "channels last": (np.moveaxis(images(), 1, -1), "channels come last.*moveaxis"),
+    "channels last": (
+        np.moveaxis(images(), 1, -1),
+        r"32 channels.*channels come last.*np\.moveaxis\(X, -1, 1\)",
+    ),
     "the same in a collection": (
         ImageCollection.from_array(np.moveaxis(images(), 1, -1)),
         "channels come last.*moveaxis",
@@ -198,7 +194,7 @@ ARRAYS = {
     "text": (np.full((4, 1, 32, 32), "x"), "real numbers"),
     "complex": (images().astype("complex64"), "real numbers"),
     "objects": (images().astype(object), "real numbers"),
-    "a path": ("plates", "X is a path.*from_folder"),
+    "a path": (Path("plates"), r"X is a path, 'plates'\. ImageCollection\.from_fol"),
     "paths": (["a.tif", "b.tif"], "X has paths, such as 'a.tif': pass a table"),
     "one image": (images(1), "1 sample, and a minimum of 2"),
     "None": (None, "array=None"),
@@ -262,7 +258,7 @@ def test_labels_of_other_rows():
 
 OTHER = {
     "fewer channels": (images()[:, :1], "1 channels, but .* 2 channels"),
-    "smaller": (images()[:, :, :16], "16 x 32 pixels, but .* at least that large"),
+    "smaller": (images()[:, :, :16], "16 x 32 pixels, but .* of 32 x 32 .* at least"),
     "flat rows": (images().reshape(12, -1)[:, :99], "99|image_shape"),
 }
 
@@ -443,32 +439,3 @@ def test_folders_that_contain_themselves(tmp_path):
     assert len(ImageCollection.from_folder(tmp_path, "{plate}/{well}.tif")) == 1
     with pytest.raises(ValueError, match="No file in"):
         ImageCollection.from_folder(tmp_path, "{plate}/{well}.png")
-
-
-FOLDERS = {
-    "empty": ([], "No pattern fits .*such as nothing. Tried.*rxrx .*: 0"),
-    "other names": (["a b.tif"], "No pattern fits .*'a b.tif'.*cellvoyager .*: 0"),
-    "of two microscopes": (
-        ["P/x_A01_s1_w1.tif", "P/r01c01f01p01-ch1sk1fk1fl1.tiff"],
-        "Several patterns fit .*phenix or .*: 1; imagexpress .*: 1; .*Name the one",
-    ),
-    "one image twice": (
-        ["P/x_A01_s1_w1.tif", "P/x_A01_s01_w1.tif"],
-        "x_A01_s01_w1.tif' and .*x_A01_s1_w1.tif' are both .*'well': 'A01'",
-    ),
-    "no such row": (["P/r40c01f01p01-ch1sk1fk1fl1.tiff"], "'r40c01' is no well"),
-    "a channel is missing": (
-        ["P/x_A01_s1_w1.tif", "P/x_A01_s1_w2.tif", "P/x_A02_s1_w1.tif"],
-        "'A02'.* has no file of channel '2': .*A02_s1_w2.tif",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", FOLDERS)
-def test_a_folder(kind, tmp_path):
-    names, message = FOLDERS[kind]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        tiff(tmp_path / name)
-    with pytest.raises((ValueError, OSError), match=message):
-        ImageCollection.from_folder(tmp_path)

@@ -34,13 +34,6 @@ def plate_map():
     )
 
 
-def test_wells_go_together_by_any_spelling():
-    joined, unused = join_plate_map(KNOWN, plate_map())
-    assert joined["compound"].tolist() == ["z", "y", "x"]
-    assert joined["well"].tolist() == ["A01", "B01", "A01"]
-    assert unused.empty
-
-
 def test_spellings_of_both_sides():
     known = pd.DataFrame({"well": ["r01c01", "B-2", "3:3", "AF48"]})
     table = pd.DataFrame({"well": ["A:1", "2-2", "c03", "r32c48"], "dose": range(4)})

@@ -374,12 +374,6 @@ def test_invalid_array(images, kwargs, message):
 # Files that are not as they should be.
 
 
-def test_missing_file(folder, table):
-    (folder / table["path"][7]).unlink()
-    with pytest.raises(FileNotFoundError, match=r"image 7\.tif.*leave its row out"):
-        ImageCollection.from_table(table, root=folder)
-
-
 @pytest.mark.parametrize(
     ("image", "message"),
     [

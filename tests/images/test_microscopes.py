@@ -223,6 +223,9 @@ def test_two_files_of_one_image(make):
     names = [f"P/x_A01_T0001F001L0{line}A01Z01C01.tif" for line in (1, 2)]
     with pytest.raises(ValueError, match=r"L01A01.*L02A01.*both .*'well': 'A01'"):
         ImageCollection.from_folder(make(*names))
+    root = make("Q/x_A01_s1_w1.tif", "Q/x_A01_s01_w1.tif") / "Q"
+    with pytest.raises(ValueError, match=r"s01_w1\.tif' and .*s1_w1\.tif' are both"):
+        ImageCollection.from_folder(root)
 
 
 def test_channels_are_chosen_and_missing_ones_named(make):
@@ -253,6 +256,8 @@ def test_a_plate_that_was_measured_twice_is_told(make):
 
 
 def test_none_fits(make):
+    with pytest.raises(ValueError, match="such as nothing"):
+        ImageCollection.from_folder(make())
     root = make("P1/image 1.tif", "P1/image 2.tif")
     message = (
         r"No pattern fits .*'P1/image 1\.tif', 'P1/image 2\.tif'.* rxrx \(.*\): 0; "

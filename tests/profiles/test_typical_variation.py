@@ -1,8 +1,5 @@
 """Controls have unit covariance afterwards, and batches agree."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -221,11 +218,3 @@ def test_a_batch_without_controls_is_named():
         tvn.transform(X, batch=["P3"] * 20)
     with pytest.raises(ValueError, match="No controls of batch 'all' in fit"):
         tvn.transform(X)
-
-
-def test_does_not_import_torch():
-    code = (
-        "import gandl.plotting, gandl.profiles, gandl.scoring, sys; "
-        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
