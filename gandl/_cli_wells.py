@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,6 @@ PRIOR_DF = 6
 # Columns that say what concentrations are in, and columns that tell screens apart.
 UNITS = {"unit", "units", "conc_unit", "concentration_unit", "dose_unit"}
 _SCREENS = {"cell_type", "celltype", "cell_line", "cellline", "timepoint"}
-# Columns that scoring adds to those of a well.
-_ADDED = ("kind", "compound", "concentration", "left_out", "batch")
 _UNIT = re.compile(r"(?:^|[\W_])([pnµm]?M|[pnµm]g/mL)[\])]?\s*$")
 
 
@@ -301,40 +300,28 @@ def with_kinds(
 
     The user's columns of these names stay as "kind_given" and so on. Compounds and
     concentrations that were asked for under their names are replaced, unless wells
-    that are not treated have a compound, by which another scoring tells them.
+    that are not treated have a compound.
     """
-    replaced = {"compound", "concentration"} & _asked_of_wells(options)
-    given = known[options.compound]
-    if (given.notna() & kinds["compound"].isna()).any():
-        replaced.discard("compound")
-    # A second one, or without_kinds would take the user's own for it.
-    replaced = {name for name in replaced if f"{name}_given" not in known}
+    stay = {options.compound, options.concentration} - {"kind", "left_out", "batch"}
+    if (known[options.compound].notna() & kinds["compound"].isna()).any():
+        stay.discard("compound")
     # In another case, too: databases do not tell "Batch" from ours.
-    stay = replaced | (_asked_of_wells(options) - {*_ADDED})
-    own = [n for n in known if str(n).casefold() in _ADDED and n not in stay]
+    ours = {*kinds, "batch"}
+    own = [n for n in known if str(n).casefold() in ours and n not in stay]
     known = known.rename(columns={name: _name_given(name, known) for name in own})
     known[kinds.columns] = kinds
     return known.assign(batch=known["plate"])
 
 
-def without_kinds(known: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """Undo `with_kinds` in a table that has been through it with these options."""
-    if not {"kind", "left_out", "batch"} <= set(known):
-        return known
-    asked = {options.control, *_asked_of_wells(options), *(options.batch or [])}
-    given: dict[str, str] = {}
-    for name in map(str, known):
-        own = re.sub("(_given)+$", "", name)
-        if own != name and own.casefold() in _ADDED and name not in asked:
-            given[own] = max(given.get(own, ""), name, key=len)
-    replaced = {"compound", "concentration"} & _asked_of_wells(options) - set(given)
-    added = {*_ADDED} - replaced
-    known = known.drop(columns=[*added], errors="ignore")
-    return known.rename(columns={name: own for own, name in given.items()})
-
-
-def _asked_of_wells(options: argparse.Namespace) -> set[str]:
-    return {options.compound, options.concentration}
+def refuse_scored(known: pd.DataFrame, path: Path) -> None:
+    """Refuse wells of an earlier scoring: scaled again, they would score otherwise."""
+    if {"kind", "left_out", "batch"} <= set(known):
+        raise ValueError(
+            f"{str(path)!r} holds wells that were scored before, and whose features "
+            "are scaled: score the embeddings that they were made of, such as "
+            "images.parquet. If kind, left_out and batch are columns of your own, name "
+            "one of them otherwise."
+        )
 
 
 def _name_given(name: object, known: pd.DataFrame) -> str:

@@ -31,9 +31,9 @@ from gandl._cli_record import beside, make_record, write_record
 from gandl._cli_wells import (
     PRIOR_DF,
     check_wells,
+    refuse_scored,
     well_kinds_of,
     with_kinds,
-    without_kinds,
 )
 from gandl._extras import require_safetensors
 from gandl._files import whole_file
@@ -180,7 +180,7 @@ def _score(options: argparse.Namespace) -> None:
     features = profiles[feature_columns(profiles)]
     refuse_mistaken(features, options)
     known = composed(with_usual_names(profiles.drop(columns=list(features))))
-    known = without_kinds(known, options)
+    refuse_scored(known, options.profiles)
     ask_as_headed(options, known)
     known = with_own_plates(names_as_text(known, options), options)
     known = with_plates(with_plate_map(known, options), options)

@@ -1181,70 +1181,21 @@ def test_the_record_has_what_was_told_and_left_out(scored, tmp_path):
     assert left_out["compound"] == "aspirin"
     wells = read_profiles(tmp_path / "wells" / "wells.parquet")
     assert set(wells["Metadata_Batch_given"]) == {"B7"}
+    assert wells["Metadata_compound_given"].eq("aspirin").sum() == 1
+    assert not wells["Metadata_compound"].eq("aspirin").any()
     assert feature_columns(wells) == feature_columns(scored)
     assert set(wells["Metadata_batch"]) == {"P1", "P2"}
 
 
-@pytest.mark.parametrize("name", ["compound", "treatment"])
-def test_what_scoring_wrote_is_scored_again(name, scored, tmp_path):
-    scored["Metadata_Batch"] = "B7"
-    scored = scored.rename(columns={"Metadata_compound": f"Metadata_{name}"})
-    how = [*STATES, "--compound", name]
-    _, expected = score(scored, tmp_path / "0.csv", *how)
-    before = read_profiles(tmp_path / "0/wells.parquet")
-    for k in range(1, 4):
-        path = tmp_path / f"{k}.parquet"
-        status, found = score(before, path, *how)
-        assert status == 0
-        wells = read_profiles(tmp_path / f"{k}/wells.parquet")
-        assert list(wells) == list(before)
-        known = before.filter(like="Metadata_").columns
-        pd.testing.assert_frame_equal(wells[known], before[known])
-        assert found["call"].tolist() == expected["call"].tolist()
-        before = wells
-
-
-@pytest.mark.parametrize(
-    "case", ["kind", "batch", "left out", "one column", "own names"]
-)
-def test_scoring_again_by_the_same_options_gives_the_same(case, scored, tmp_path):
-    table = scored.rename(columns={"Metadata_compound": "Metadata_drug"})
-    how = [*STATES, "--compound", "drug"]
-    if case == "kind":
-        table = table.rename(columns={"Metadata_state": "Metadata_kind"})
-        table.loc[[0, 24], "Metadata_drug"] = "rescue"  # on healthy cells
-        how = ["--control", "kind", *how[2:]]
-    elif case == "batch":
-        plates = table["Metadata_Plate"]
-        table = table.assign(Metadata_Plate="P", Metadata_batch=plates)
-        how += ["--batch", "batch", "plate"]
-    elif case == "left out":  # under the usual name of the column
-        table, how = scored, STATES
-        table.loc[[0, 24], "Metadata_compound"] = "rescue"
-    elif case == "one column":
-        table = scored.fillna({"Metadata_compound": scored["Metadata_state"]})
-        how = ["--control", "compound", *STATES[2:]]
-    else:
-        table, how = scored.rename(columns={"Metadata_state": "Metadata_kind"}), STATES
-        how = ["--control", "kind", *how[2:]]
-        table["Metadata_kind_given"] = table["Metadata_compound_given"] = "mine"
-    _, expected = score(table, tmp_path / "0.parquet", *how)
-    same = ["compound", "call", "concentrations"]
-    before = read_profiles(tmp_path / "0/wells.parquet")
-    for k in range(1, 3):
-        status, found = score(before, tmp_path / f"{k}.parquet", *how)
-        assert status == 0
-        # Features that were scaled are scaled again, which draws plates together.
-        assert found[same].equals(expected[same])
-        for one, other in zip(found["on"], expected["on"], strict=True):
-            np.testing.assert_allclose(json.loads(one), json.loads(other), atol=0.1)
-        wells = read_profiles(tmp_path / f"{k}/wells.parquet")
-        assert list(wells) == list(before)
-        known = before.filter(like="Metadata_").columns
-        pd.testing.assert_frame_equal(wells[known], before[known])
-        before = wells
-    if case == "own names":
-        assert set(wells["Metadata_compound_given"]) == {"mine"}
+def test_wells_that_were_scored_are_not_scored_again(scored, tmp_path, capsys):
+    table = scored.rename(columns={"Metadata_state": "Metadata_kind"})
+    how = ["--control", "kind", *STATES[2:]]
+    _, found = score(table, tmp_path / "wells.csv", *how)
+    assert found["call"].tolist() == ["hit", "inactive"]
+    wells = read_profiles(tmp_path / "wells/wells.parquet")
+    assert wells["Metadata_kind_given"].tolist() == table["Metadata_kind"].tolist()
+    assert score(wells, tmp_path / "again.parquet", *how)[0] == 1
+    assert "score the embeddings that they were made of" in capsys.readouterr().err
 
 
 def test_names_that_are_taken_are_kept(scored, tmp_path):
