@@ -228,12 +228,11 @@ def refuse_twice(table: pd.DataFrame) -> None:
 
 def with_index(table: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
     """Named levels of the index that begin so as columns; others say nothing."""
-    names = [None if name in table else name for name in table.index.names]
     # By position: a number is no name there.
     levels = [
         k
-        for k, name in enumerate(names)
-        if name is not None and str(name).startswith(prefix)
+        for k, name in enumerate(table.index.names)
+        if name is not None and name not in table and str(name).startswith(prefix)
     ]
     return table.reset_index(levels) if levels else table
 

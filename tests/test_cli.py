@@ -454,6 +454,7 @@ def changed(folder, path, **columns):
         ("screen X --hits 0", "--hits is at least 1, got 0"),
         ("screen X --jobs 0", "--jobs is at least 1, or -1 for all cores, got 0"),
         ("screen X --pixel-size 0", "--pixel-size is above 0, in micrometres, got 0"),
+        ("score X --control c --negative a --positive a", "--positive are both 'a'"),
         ("screen X --sheet a", "--sheet is of the --plate-map"),
         ("fit X --root there", "--root has no effect on a folder"),
         ("fit X/metadata.csv --pattern {well}.tif", "--pattern has no effect on a ta"),
@@ -476,12 +477,6 @@ def test_what_has_no_effect_or_cannot_be_is_refused_at_once(
     given += [] if "--out" in given else ["--out", "there"]
     assert run(*given) == 1
     assert re.search(message.replace(".tsv", r"\.tsv"), capsys.readouterr().err)
-
-
-def test_controls_are_of_two_kinds(folder, capsys):
-    names = ["--control", "compound", "--negative", "DMSO", "--positive", "DMSO"]
-    assert run("screen", *images_of(folder), *names, "--out", "there") == 1
-    assert "--negative and --positive are both 'DMSO'" in capsys.readouterr().err
 
 
 def test_warnings_are_lines_of_the_command(model, folder, tmp_path, capsys):

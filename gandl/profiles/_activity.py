@@ -391,10 +391,6 @@ def _compared(
         columns=["n_replicates", "n_draws", name, "p_value"],
         index=pd.Index(list(treatments), dtype=object),
     )
-    judged = table["p_value"].notna()
-    table["q_value"] = np.nan
-    if judged.any():
-        table.loc[judged, "q_value"] = false_discovery_control(
-            table.loc[judged, "p_value"]
-        )
+    judged = table["p_value"].dropna()
+    table["q_value"] = pd.Series(false_discovery_control(judged), judged.index)
     return table

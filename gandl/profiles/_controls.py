@@ -34,8 +34,16 @@ class OnControls(TransformerMixin):
         rows = batch_of_rows(batch, len(X))
         chosen = is_control(self.control, y, len(X))
         self.batches_ = sorted_batches(rows)
-        position = batch_positions(rows, self.batches_)[chosen]
-        return X[chosen], position, split_controls(X[chosen], position, self.batches_)
+        X, position = X[chosen], batch_positions(rows, self.batches_)[chosen]
+        counts = np.bincount(position, minlength=len(self.batches_))
+        if counts.min() < 2:
+            raise ValueError(
+                f"Batch {self.batches_[counts.argmin()]!r} has {counts.min()} controls;"
+                " centring and scaling it takes two at least. Leave it out, or join it "
+                "with another."
+            )
+        parts = [X[mine] for mine in rows_of_each(position, len(counts))]
+        return X, position, parts
 
     def _by_batch(self, X: Any, batch: Any) -> tuple[np.ndarray, list[np.ndarray]]:
         """Rows (n, d) to transform, and which of them are of each batch."""
@@ -88,19 +96,6 @@ def is_control(control: Any, y: Any, n: int) -> np.ndarray:
         if not (known == name).any():
             warn(f"No row of y is {name!r}, of control={control!r}.")
     return chosen
-
-
-def split_controls(
-    X: np.ndarray, position: np.ndarray, batches: np.ndarray
-) -> list[np.ndarray]:
-    """The controls X (n, d) of each batch, two at least; ``position`` is its index."""
-    counts = np.bincount(position, minlength=len(batches))
-    if counts.min() < 2:
-        raise ValueError(
-            f"Batch {batches[counts.argmin()]!r} has {counts.min()} controls; centring "
-            "and scaling it takes two at least. Leave it out, or join it with another."
-        )
-    return [X[rows] for rows in rows_of_each(position, len(batches))]
 
 
 def scale_or_one(spread: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -286,8 +286,7 @@ class DoseResponseScorer(BaseEstimator):
         tested = np.array([has_curve(doses) for doses in joined])
         p_values[~tested] = np.nan
         q_values = p_values.copy()
-        if tested.any():
-            q_values[tested] = false_discovery_control(p_values[tested])
+        q_values[tested] = false_discovery_control(p_values[tested])
         table = pd.DataFrame(
             [
                 self._row(name, found, curve, p, q)
