@@ -7,9 +7,10 @@ import difflib
 import sys
 import unicodedata
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import gandl
 
 # What training takes where nothing else is said; a model that is there takes none.
 _TRAINING = {"minutes": 20.0, "preset": "default", "intensity": "dataset", "seed": 0}
@@ -101,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="gandl",
         description="Embeddings of microscopy images, learned without labels.",
     )
-    parser.add_argument("--version", action="version", version=version("gandl"))
+    parser.add_argument("--version", action="version", version=gandl.__version__)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="command", parser_class=_Command
     )

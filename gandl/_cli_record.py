@@ -13,11 +13,12 @@ from typing import Any
 
 import joblib
 
+import gandl
 from gandl._cli_arguments import TOLD, WITHOUT_IMAGES
 from gandl._files import whole_file
 from gandl.images import ImageCollection
 
-_PACKAGES = ("gandl", "numpy", "pandas", "scipy", "scikit-learn", "torch", "tifffile")
+_PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "torch", "tifffile")
 
 
 def inputs(options: argparse.Namespace) -> dict[str, Path]:
@@ -44,7 +45,11 @@ def make_record(
     record: dict[str, Any] = {
         "told": TOLD,  # with what will be told until it is written
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in given.items()},
-        "versions": {name: version(name) for name in _PACKAGES},
+        # An editable install may name the version that it was made of.
+        "versions": {
+            "gandl": gandl.__version__,
+            **{name: version(name) for name in _PACKAGES},
+        },
         "python": platform.python_version(),
         "machine": platform.platform(),
         "sha256": {

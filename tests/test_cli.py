@@ -173,7 +173,7 @@ def test_fit_embed_generate(folder, model, tmp_path, capsys):
     assert "3 images, 2 channels of 64 x 64" in capsys.readouterr().out
     record = json.loads((tmp_path / "images.csv.run.json").read_text())
     assert record["options"]["model"] == str(model)
-    assert record["versions"]["gandl"]
+    assert record["versions"]["gandl"] == gandl.__version__
     assert record["model"]["activations"] in ("float32", "bfloat16")
     assert record["data"]["images"] == len(images)
     assert record["data"]["fingerprint"] == joblib.hash(images)
