@@ -58,18 +58,14 @@ def adaptive_augment(images: Tensor, p: float | Tensor, rng: torch.Generator) ->
 
 
 def random_view(
-    images: Tensor,
-    rng: torch.Generator,
-    size: int | None = None,
-    *,
-    more_noise: float = 0.0,
+    images: Tensor, rng: torch.Generator, size: int | None = None
 ) -> Tensor:
     """One of the two views of each image that the contrastive loss compares.
 
     Three quarters of the image's height and width (it costs half as much) unless
     ``size`` says else, under any rotation, flip, scale (log-sd 0.15), shift (10 %), and
-    for each channel gamma (log-sd 0.2), gain (log-sd 0.25) and noise (sd 0.04, and up
-    to ``more_noise``): what a cell is, is not changed by any of them.
+    for each channel gamma (log-sd 0.2), gain (log-sd 0.25) and a little noise: what a
+    cell is, is not changed by any of them.
     """
     n, n_channels = images.shape[:2]
     device = images.device
@@ -86,8 +82,7 @@ def random_view(
     intensity = ((images + 1) / 2).clamp(min=1e-4)
     intensity = intensity ** (0.2 * normal[0]).exp() * (0.25 * normal[1]).exp()
     noise = randn(images.shape, rng, device)
-    deviation = 0.04 + more_noise * rand((n, n_channels, 1, 1), rng, device)
-    return 2 * intensity - 1 + deviation * noise
+    return 2 * intensity - 1 + 0.04 * noise
 
 
 def _warp(

@@ -31,8 +31,6 @@ T = TypeVar("T")
 
 # Of the penalty beside the contrastive loss.
 DECORRELATION = 0.02
-# Deviation of the noise that a view in contrast has at most, beside random_view's own.
-NOISE = 0.3
 
 
 class ContrastHead(nn.Module):
@@ -310,11 +308,13 @@ class Trainer:
         return loss
 
     def _contrastive_loss(self, real: Tensor) -> Tensor:
-        # Both views have the grain of one photograph, by which they would find each
-        # other without a look at the cells: strengths of noise and detail differ.
-        pair = [random_view(real, self.rng, more_noise=NOISE) for _ in range(2)]
-        views = torch.cat(pair)
-        lit = rand((2, len(real), 1, 1, 1), self.rng, real.device, dim=1).flatten(0, 1)
+        views = torch.cat([random_view(real, self.rng), random_view(real, self.rng)])
+        lit = None
+        if self.config.detail:
+            # Dark in half of the views: both have the grain of one photograph, by
+            # which they would find each other without a look at the cells.
+            coins = rand((2, len(real), 1, 1, 1), self.rng, real.device, dim=1)
+            lit = (coins.flatten(0, 1) < 0.5).to(views.dtype)
         projected = self.contrast_head(self.discriminator.trunk(views, lit=lit)[-1])
         first, second = at_least_float32(projected).chunk(2)
         # Each view is compared with those of all ranks.

@@ -314,31 +314,22 @@ def test_contrast_keeps_projections_from_repeating_each_other(monkeypatch):
     assert seen[1] - seen[0] == pytest.approx(0.02, rel=1e-3)
 
 
-def test_views_in_contrast_differ_in_noise_and_detail(monkeypatch):
-    network, lit, noises = trainer(detail=True, adversarial_batch=0), [], []
-    trunk, view = network.discriminator.trunk, gandl.gan._training.random_view
+def test_contrast_sees_the_detail_of_half_of_the_views(monkeypatch):
+    network, seen = trainer(detail=True, adversarial_batch=0), []
+    trunk = network.discriminator.trunk
 
-    def spied(images, **k):
-        lit.append(k["lit"].flatten())
-        return trunk(images, **k)
-
-    def spied_view(images, rng, **k):
-        noises.append(k["more_noise"])
-        return view(images, rng, **k)
+    def spied(images, *, lit):
+        seen.append(lit.flatten())
+        return trunk(images, lit=lit)
 
     monkeypatch.setattr(network.discriminator, "trunk", spied)
-    monkeypatch.setattr(gandl.gan._training, "random_view", spied_view)
     for _ in range(20):
         network.step(batch())
-    assert noises == [0.3] * 40
-    first, second = torch.stack(lit).chunk(2, dim=1)
-    for each in first, second:
-        assert each.min() >= 0
-        assert each.max() <= 1
-        assert each.mean() == pytest.approx(0.5, abs=0.1)
-        assert each.std() == pytest.approx(12**-0.5, abs=0.05)
-    both = torch.stack([first.flatten(), second.flatten()])
-    assert abs(torch.corrcoef(both)[0, 1]) < 0.3  # each view by itself
+    lit = torch.stack(seen)
+    assert set(lit.unique().tolist()) == {0, 1}
+    assert 0.35 < lit.mean() < 0.65
+    first, second = lit.chunk(2, dim=1)
+    assert 0.3 < (first == second).float().mean() < 0.7  # each view by itself
 
 
 @pytest.mark.parametrize(("n", "plays"), [(5, 4), (6, 6), (7, 4), (8, 8), (2, 2)])
