@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gandl.images import ImageCollection
     from gandl.zero_shot import ChannelAdapter, ZeroShotClassifier
 
-__version__ = "0.1.0.dev5"
+__version__ = "0.1.0.dev6"
 __all__ = [
     "ChannelAdapter",
     "GANDLFeaturizer",

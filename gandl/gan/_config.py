@@ -36,7 +36,7 @@ class GANConfig:
         Whether the generator's first layer sees the latent, beside the constant.
     detail : bool, default=False
         Whether the discriminator also sees the fine detail of images, amplified; in
-        contrast, that of half of the views.
+        contrast, each band of each view at a random strength.
     loss : {"logistic", "wgan-gp", "r3gan"}, default="logistic"
         The adversarial loss.
     adversarial_batch : int, default=32

@@ -31,19 +31,21 @@ BAND_GAINS = (8.0, 4.0)
 CENTRAL_DEVIATION = 0.2
 
 
-def with_detail(images: Tensor, lit: Tensor | None = None) -> Tensor:
+def with_detail(images: Tensor, strength: Tensor | None = None) -> Tensor:
     """Append the finest bands of a Laplacian pyramid, amplified, as channels.
 
     (N, C, H, W) becomes (N, 3 * C, H, W); each band is an image less what remains of it
-    after halving its size (Burt and Adelson 1983). They are multiplied with ``lit`` (N,
-    1, 1, 1), if given.
+    after halving its size (Burt and Adelson 1983). They are multiplied with
+    ``strength`` (N, 2, 1, 1), the finest with its first column, if given.
     """
     seen, finer, coarse = [images], images, images
     for level, gain in enumerate(BAND_GAINS, start=1):
         coarse = _resized(coarse, downsample_edge, 1)
         coarser = _resized(coarse, upsample_edge, level)
         band = gain * (finer - coarser)
-        seen.append(band if lit is None else band * lit)
+        if strength is not None:
+            band = band * strength[:, level - 1 : level]
+        seen.append(band)
         finer = coarser
     return torch.cat(seen, dim=1)
 
@@ -174,7 +176,7 @@ class Discriminator(nn.Module):
         images: Tensor,
         n_blocks: int | None = None,
         *,
-        lit: Tensor | None = None,
+        strength: Tensor | None = None,
     ) -> list[Tensor]:
         """Compute the output of each of the first blocks.
 
@@ -184,15 +186,15 @@ class Discriminator(nn.Module):
             Images in [-1, 1].
         n_blocks : int, default=None
             How many blocks; None: all.
-        lit : Tensor of shape (N, 1, 1, 1), default=None
-            What the detail of each image is multiplied with; None: nothing.
+        strength : Tensor of shape (N, 2, 1, 1), default=None
+            What each band of detail is multiplied with, the finest first; None: 1.
 
         Returns
         -------
         list of Tensor of shape (N, width, H, W)
             The outputs, in the type of activations; ``block_widths`` has H and width.
         """
-        x = with_detail(images, lit) if self.detail else images
+        x = with_detail(images, strength) if self.detail else images
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         # One channel is contiguous in every format: without this, all of D is NCHW.
         # Before the activation, whose backward is slow where formats differ.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gandl.gan._augment import adaptive_augment, dihedral, random_view
 from gandl.gan._config import GANConfig
-from gandl.gan._discriminator import Discriminator
+from gandl.gan._discriminator import BAND_GAINS, Discriminator
 from gandl.gan._layers import EqualLinear, at_least_float32, leaky_relu
 from gandl.gan._losses import (
     contrastive_loss,
@@ -309,13 +309,14 @@ class Trainer:
 
     def _contrastive_loss(self, real: Tensor) -> Tensor:
         views = torch.cat([random_view(real, self.rng), random_view(real, self.rng)])
-        lit = None
+        strength = None
         if self.config.detail:
-            # Dark in half of the views: both have the grain of one photograph, by
-            # which they would find each other without a look at the cells.
-            coins = rand((2, len(real), 1, 1, 1), self.rng, real.device, dim=1)
-            lit = (coins.flatten(0, 1) < 0.5).to(views.dtype)
-        projected = self.contrast_head(self.discriminator.trunk(views, lit=lit)[-1])
+            # Both have the spectrum of one photograph, by whose finest bands they would
+            # find each other without a look at the cells.
+            shape = (2, len(real), len(BAND_GAINS), 1, 1)
+            strength = rand(shape, self.rng, real.device, dim=1).flatten(0, 1)
+        maps = self.discriminator.trunk(views, strength=strength)
+        projected = self.contrast_head(maps[-1])
         first, second = at_least_float32(projected).chunk(2)
         # Each view is compared with those of all ranks.
         first, second = self.ranks.gather(first), self.ranks.gather(second)
