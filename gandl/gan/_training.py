@@ -312,9 +312,9 @@ class Trainer:
         strength = None
         if self.config.detail:
             # Both have the spectrum of one photograph, by whose finest bands they would
-            # find each other without a look at the cells.
+            # find each other without a look at the cells. On average, as embedded: 1.
             shape = (2, len(real), len(BAND_GAINS), 1, 1)
-            strength = rand(shape, self.rng, real.device, dim=1).flatten(0, 1)
+            strength = 2 * rand(shape, self.rng, real.device, dim=1).flatten(0, 1)
         maps = self.discriminator.trunk(views, strength=strength)
         projected = self.contrast_head(maps[-1])
         first, second = at_least_float32(projected).chunk(2)
