@@ -154,8 +154,10 @@ def steps():
                 there = trainer.step(real)
                 assert step == 0 or not waited.total(), waited  # kernels are kept
                 assert there.keys() == here.keys()
+                rounding = 1e-5 * 3**step  # it grows, under WGAN-GP by so much
                 for name, value in here.items():
-                    np.testing.assert_allclose(there[name].item(), value, rtol=1e-4)
+                    value_there = there[name].item()
+                    np.testing.assert_allclose(value_there, value, rtol=rounding)
 
 
 def the_device():
