@@ -154,7 +154,9 @@ def steps():
                 there = trainer.step(real)
                 assert step == 0 or not waited.total(), waited  # kernels are kept
                 assert there.keys() == here.keys()
-                rounding = 1e-5 * 3**step  # it grows, under WGAN-GP by so much
+                rounding = 1e-4
+                if loss == "wgan-gp":  # grows threefold a step
+                    rounding = 1e-5 * 3**step
                 for name, value in here.items():
                     value_there = there[name].item()
                     np.testing.assert_allclose(value_there, value, rtol=rounding)
